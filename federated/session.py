@@ -1,0 +1,369 @@
+"""The analyst's handle on a federation: what exists, what a query would do, and its release.
+
+`City` holds no data and no department's values. It signs requests and gives them to the coordinator's desk, in this process
+(`sandbox.demo()`) or over HTTPS (`sandbox.connect()`), and checks what comes back.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from mpc.secagg import Setting
+from sandbox import contract, dp, fit, keys
+from sandbox import query as q
+from sandbox.approvals import propose
+from sandbox.catalog import Schema
+from sandbox.cohort import cohort
+from sandbox.errors import ParameterError, QueryError
+from sandbox.gate import Entry
+from sandbox.model import Model
+from sandbox.pending import Pending, Ticket
+from sandbox.plan import compile as compile_plan
+from sandbox.release import Explanation, Proposal, Release
+from sandbox.request import REQUEST, Privacy, Request
+from sandbox.roster import Roster
+from sandbox.table import JointQuery, JointTable
+
+from .messages import ContractState
+from .offers import Offers
+from .scoring.messages import Models
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from .results import Trained
+    from .scoring.result import Scored
+
+LIFETIME = 3600  # seconds that a request may take to reach every department
+DAY = 24 * 3600
+
+
+class Desk(Protocol):
+    """The coordinator's desk: `federated.desk.Desk` in this process, `federated.http.client.RemoteDesk` over HTTPS."""
+
+    @property
+    def roster(self) -> Roster: ...
+    @property
+    def setting(self) -> Setting: ...
+    def offers(self, *, fresh: bool = True) -> Offers: ...
+    def explain(self, signed: keys.Signed) -> Explanation: ...
+    def submit(self, signed: keys.Signed) -> Ticket: ...
+    def watch(self, analyst: str, digest: str, seen: Ticket | None, timeout: float) -> Ticket: ...
+    def tickets(self, analyst: str) -> tuple[Ticket, ...]: ...
+    def release(self, analyst: str, digest: str) -> Any: ...
+    def cancel(self, analyst: str, digest: str) -> Ticket: ...
+    def propose(self, signed: keys.Signed) -> dict[str, str]: ...
+    def contract(self, digest: str, table: str) -> dict[str, ContractState]: ...
+    def models(self) -> Models: ...
+    def score(self, analyst: str, department: str, body: bytes) -> bytes: ...
+
+
+class City:
+    """A session with several departments, as `analyst`, whose requests are signed with `key`.
+
+    Made by `sandbox.demo()`, `sandbox.connect()` or `federated.local.open_federation`. `progress` is told each stage of a release.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        key: keys.SigningKey,
+        analyst: str = "analyst",
+        *,
+        mock: Callable[[City, str], City] | None = None,
+    ):
+        self._desk, self._key, self._analyst, self._mock = desk, key, analyst, mock
+        self.progress: Callable[[str], None] = lambda _stage: None
+        self.refresh()
+
+    def __repr__(self) -> str:
+        return f"<City {', '.join(sorted(self._offers.entries))}: {', '.join(self._offers.tables())}>"
+
+    def refresh(self) -> None:
+        """Ask every department again what it offers. Departments that do not answer are in `unreachable`."""
+        self._offers = self._desk.offers()
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """Who did not answer when last asked, and why."""
+        return dict(self._offers.unreachable)
+
+    def catalog(self) -> pd.DataFrame:
+        """What exists, whose it is, its level, what may be asked, and the budget as it stands."""
+        import pandas as pd
+
+        self.refresh()
+        rows = [
+            {
+                "table": table,
+                "department": name,
+                "level": entry.level,
+                "purposes": ", ".join(entry.purposes),
+                "unit": entry.schema.unit or "row",
+                "columns": len(entry.schema.columns),
+                "epsilon": entry.budget.epsilon if entry.budget else None,
+                "epsilon_left": entry.budget.epsilon - entry.epsilon_spent if entry.budget else None,
+                "description": entry.description,
+            }
+            for name, entries in sorted(self._offers.entries.items())
+            for table, entry in sorted(entries.items())
+        ]
+        return pd.DataFrame(rows).sort_values(["table", "department"], ignore_index=True)
+
+    def columns(self, table: str) -> pd.DataFrame:
+        """The declared columns of a table."""
+        import pandas as pd
+
+        rows = [
+            {
+                "column": name,
+                "type": column.type,
+                "domain": ", ".join(column.categories)
+                if column.categories
+                else ""
+                if column.bounds is None
+                else f"{column.bounds[0]:g} to {column.bounds[1]:g}",
+                "nullable": column.nullable,
+                "description": column.description,
+            }
+            for name, column in self.schema(table).columns.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def table(self, name: str) -> JointTable:
+        """One logical table whose rows live at several departments."""
+        self.schema(name)
+        return JointTable(self, name)
+
+    def sql(self, text: str) -> JointQuery:
+        """The same queries in SQL: one table, aggregates, WHERE and GROUP BY; anything else is refused with its position."""
+        from sandbox.sql import parse
+
+        query = parse(text)
+        self.schema(query.table)
+        return JointQuery(self, query)
+
+    def departments(self, table: str) -> tuple[str, ...]:
+        """The departments that hold rows of a table."""
+        return self._offers.departments(table)
+
+    def schema(self, table: str) -> Schema:
+        """What the departments declare alike; raises `QueryError` for an unknown table, `SchemaMismatch` where they differ."""
+        return self._offers.schema(table)
+
+    def entry(self, department: str, table: str) -> Entry:
+        """What one department publishes of a table."""
+        return self._offers.entries[department][table]
+
+    @property
+    def setting(self) -> Setting:
+        """The adversary that secure aggregation is set against."""
+        return self._desk.setting
+
+    @property
+    def roster(self) -> Roster:
+        """Who is who: names, roles and public keys. What a receipt is checked against."""
+        return self._desk.roster
+
+    # --- scores of departments' models ---
+
+    def models(self) -> pd.DataFrame:
+        """The models that departments publish, and what each asks for."""
+        import pandas as pd
+
+        from .scoring.client import described
+
+        return pd.DataFrame(described(self._desk))
+
+    def score(self, *, model: str, table: Any, purpose: str, publishable: bool = False) -> Scored:
+        """Scores of rows of one's own by a department's model, "name@department"; neither shows the other what it has.
+
+        `table`: a frame, columns by name, or rows; only the model's features are read, and each value must lie in its declared bounds. The
+        department sees ciphertexts, decides, and charges its quotas by the row. With `publishable` the scores carry noise
+        that lets them be shown to that department; without, they must not be. Needs the extra `he` (package tenseal).
+
+        Raises `Denied`, `BudgetExceeded`, … as a release does, `ParameterError` for a value outside its bounds; then nothing is spent.
+        """
+        from .scoring.client import score
+
+        return score(
+            self._desk,
+            self._key,
+            self._analyst,
+            model,
+            table,
+            purpose,
+            publishable=publishable,
+            progress=self.progress,
+        )
+
+    # --- requests ---
+
+    def explain(self, query: q.Query, epsilon: float | None, delta: float | None) -> Explanation:
+        # The purpose is judged at release: here each request names one that is permitted.
+        self.schema(query.table)
+        purpose = self.entry(self.departments(query.table)[0], query.table).purposes[0]
+        return self._desk.explain(self._signed(self._request(query, purpose, epsilon, delta)))
+
+    def mock(self, query: q.Query, epsilon: float | None, delta: float | None) -> Release:
+        if self._mock is None:
+            raise ParameterError("this session has no mock data")
+        city = self._mock(self, query.table)
+        purpose = city.entry(city.departments(query.table)[0], query.table).purposes[0]
+        return msgspec.structs.replace(city.release(query, purpose, epsilon, delta), mock=True)
+
+    def release(self, query: q.Query, purpose: str, epsilon: float | None, delta: float | None) -> Release:
+        """Submit, and wait for the result."""
+        found: Release = self.submit(query, purpose, epsilon, delta).result(progress=self.progress)
+        return found
+
+    def submit(self, query: q.Query, purpose: str, epsilon: float | None, delta: float | None) -> Pending:
+        self.schema(query.table)
+        return Pending(self, self._desk.submit(self._signed(self._request(query, purpose, epsilon, delta))))
+
+    def model(
+        self, model: Model, purpose: str, epsilon: float | None, delta: float | None, wait: bool = True
+    ) -> Any:
+        """Fit or train a model together: a `Fitted` or `Trained`, or without `wait` a `Pending` of it."""
+        schema = self.schema(model.table)
+        request = self._request(cohort(model, schema), purpose, epsilon, delta, model)
+        pending = Pending(self, self._desk.submit(self._signed(request)))
+        return pending.result(progress=self.progress) if wait else pending
+
+    def train(
+        self,
+        module: nn.Module,
+        fields: dict[str, Any],
+        purpose: str,
+        epsilon: float | None,
+        delta: float | None,
+    ) -> Trained:
+        from sandbox.training import Training, with_epsilon
+
+        from .neural import spec
+
+        training = Training(layers=spec.describe(module), **fields)
+        if (epsilon is None) != (training.privacy is None):
+            raise ParameterError("'epsilon' and 'privacy' belong together: give both, or neither")
+        if epsilon is not None:
+            delta = self._delta(training.table) if delta is None else delta
+            training = with_epsilon(training, epsilon, delta)
+        found: Trained = self.model(training, purpose, epsilon, delta)
+        return found
+
+    def formula(
+        self, estimator: fit.Estimator, text: str, table: str
+    ) -> tuple[fit.Estimator, tuple[q.Derived, ...], q.Derived | None]:
+        from .learn.formula import parse
+
+        parsed = parse(text, self.schema(table))
+        if not parsed.intercept:
+            if not hasattr(estimator, "fit_intercept"):
+                raise QueryError(f"formula: {type(estimator).__name__} has no intercept to leave out")
+            estimator = msgspec.structs.replace(estimator, fit_intercept=False)
+        return estimator, parsed.features, parsed.target
+
+    def request(self, digest: str) -> Pending:
+        """A request of this analyst's by its digest, or the first characters of it: also one that another notebook sent."""
+        found = [ticket for ticket in self._desk.tickets(self._analyst) if ticket.digest.startswith(digest)]
+        if len(found) != 1 or not digest:
+            raise QueryError(f"{len(found)} requests of {self._analyst!r} begin with {digest!r}; 1 is needed")
+        return Pending(self, found[0])
+
+    def requests(self) -> pd.DataFrame:
+        """This analyst's requests of the last month, the latest first."""
+        import pandas as pd
+
+        columns = ["digest", "table", "purpose", "epsilon", "submitted", "state", "reasons"]
+        rows = [
+            (
+                t.digest,
+                t.table,
+                t.purpose,
+                t.epsilon,
+                pd.Timestamp(t.submitted, unit="s", tz="UTC"),
+                t.state,
+                "; ".join(t.reasons),
+            )
+            for t in self._desk.tickets(self._analyst)
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def watch(self, digest: str, seen: Ticket | None, timeout: float) -> Ticket:
+        return self._desk.watch(self._analyst, digest, seen, timeout)
+
+    def cancel(self, digest: str) -> Ticket:
+        return self._desk.cancel(self._analyst, digest)
+
+    def released(self, digest: str) -> Any:
+        return self._desk.release(self._analyst, digest)
+
+    def propose(
+        self,
+        query: q.Query,
+        purpose: str,
+        legal_basis: str,
+        *,
+        epsilon: float | tuple[float, float] | None,
+        budget: float | None,
+        runs: int,
+        ranges: tuple[tuple[float, float], ...],
+        days: float,
+    ) -> Proposal:
+        compile_plan(query, self.schema(query.table), exact=epsilon is None)
+        if not 0 < days <= 3660:
+            raise ParameterError(f"'days' is {days}; allowed are numbers above 0, to 3660")
+        if epsilon is not None:
+            low, high = epsilon if isinstance(epsilon, tuple) else (epsilon, epsilon)
+            budget = high * runs if budget is None else budget
+            epsilon = (float(low), float(high))
+        wanted = contract.Contract(
+            query=query,
+            purpose=purpose,
+            legal_basis=legal_basis,
+            analyst=self._analyst,
+            expires=int(time.time() + days * DAY),
+            runs=runs,
+            epsilon=epsilon,
+            budget=budget,
+            ranges=ranges,
+        )
+        failed = self._desk.propose(propose(self._key, wanted))
+        return Proposal(wanted, failed, lambda: self._states(wanted.digest(), query.table))
+
+    def _states(self, digest: str, table: str) -> dict[str, tuple[str, int, int, str]]:
+        states = self._desk.contract(digest, table)
+        return {name: (s.state, s.approvals, s.needed, "; ".join(s.reasons)) for name, s in states.items()}
+
+    def _signed(self, request: Request) -> keys.Signed:
+        return keys.seal(self._key, self._analyst, REQUEST, request)
+
+    def _request(
+        self,
+        query: q.Query,
+        purpose: str,
+        epsilon: float | None,
+        delta: float | None,
+        model: Model | None = None,
+    ) -> Request:
+        if not isinstance(purpose, str) or not purpose:
+            raise ParameterError("'purpose' must be a non-empty text")
+        privacy = None
+        if epsilon is not None:
+            dp.check_epsilon(epsilon)
+            privacy = Privacy(float(epsilon), self._delta(query.table) if delta is None else delta)
+            dp.check_delta(privacy.delta)
+        elif delta is not None:
+            raise ParameterError("'delta' belongs to a DP release: give 'epsilon' too")
+        expires = int(time.time()) + LIFETIME
+        return Request(query, purpose, self._analyst, secrets.token_hex(16), expires, privacy, model)
+
+    def _delta(self, table: str) -> float:
+        budgets = [self.entry(name, table).budget for name in self.departments(table)]
+        return min((budget.delta for budget in budgets if budget is not None), default=1e-6)
