@@ -36,6 +36,7 @@ PATHS = frozenset(
     )
 )
 PULL = FLEET + "pull-messages"
+GOODBYE = FLEET + "deactivate-node"
 PUSHES = frozenset({FLEET + "push-messages", FLEET + "push-object"})
 HELD = 20.0  # seconds that a pull waits for a message
 ABSENT = 1.5  # seconds after which a node whose connection broke counts as gone
@@ -102,16 +103,23 @@ class Gateway:
         elif path == PULL:
             await self._pull(scope, receive, send, node_id)
         else:
-            known = self._came(node_id, again=True)
+            known, parted = self._came(node_id, again=True), False
+
+            async def told(message: Message) -> None:
+                nonlocal parted
+                if message["type"] == "http.response.start":
+                    parted = path == GOODBYE and message["status"] == 200
+                await send(message)
+
             try:
                 body = await _body(receive)
                 if body is None:
                     await _answer(send, 413)
                     return
-                await self._fleet(scope, _replay(body, receive), send)
+                await self._fleet(scope, _replay(body, receive), told)
             finally:
                 if known:
-                    self._went(node_id)
+                    self._went(node_id, 0.0 if parted else QUIET)
             if path in PUSHES:
                 self.heard()
 
@@ -147,7 +155,7 @@ class Gateway:
             if not self._waiting[node_id]:
                 del self._waiting[node_id]
             if known:
-                self._went(node_id, broken)
+                self._went(node_id, ABSENT if broken else QUIET)
 
     def _came(self, node_id: int, again: bool = False) -> bool:
         """A node is in a call. `again`: only if it has proved its key before."""
@@ -157,10 +165,11 @@ class Gateway:
             self._calling[node_id] = self._calling.get(node_id, 0) + 1
             return True
 
-    def _went(self, node_id: int, broken: bool = False) -> None:
+    def _went(self, node_id: int, remembered: float) -> None:
+        """A node's call has ended; it counts as here for `remembered` seconds more, if it does not call again."""
         with self._lock:
             self._calling[node_id] -= 1
-            self._until[node_id] = time.monotonic() + (ABSENT if broken else QUIET)
+            self._until[node_id] = time.monotonic() + remembered
 
 
 async def _starting(_scope: Scope, _receive: Receive, send: Send) -> None:

@@ -37,6 +37,7 @@ class Processes:
         self.directory = pathlib.Path(directory)
         self.departments = tuple(sorted(path.name for path in (self.directory / "nodes").iterdir()))
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._logged: dict[str, int] = {}  # bytes of each log before its process began
 
     def __enter__(self) -> Processes:
         return self.begin()
@@ -61,6 +62,7 @@ class Processes:
         place = self.place(name)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with open(place / "log.jsonl", "ab") as log:
+            self._logged[name] = log.seek(0, os.SEEK_END)
             self._running[name] = subprocess.Popen(
                 [
                     sys.executable,
@@ -94,10 +96,12 @@ class Processes:
                     raise DepartmentFailed(
                         f"{name} ended with status {process.returncode}: {self._last(name)}"
                     )
-            if wanted <= self.connected():
+            # A coordinator may take a node that has just been killed for one that is busy: each must have come itself.
+            here = {name for name in self.connected() if self._has_come(name)}
+            if wanted <= here:
                 return
             if time.monotonic() > end:
-                raise Unreachable(f"{', '.join(sorted(wanted - self.connected()))} did not connect in time")
+                raise Unreachable(f"{', '.join(sorted(wanted - here))} did not connect in time")
             time.sleep(0.05)
 
     def connected(self) -> set[str]:
@@ -157,6 +161,14 @@ class Processes:
             name: int(pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * pages
             for name, process in self._running.items()
         }
+
+    def _has_come(self, name: str) -> bool:
+        """Whether a node's process, as it runs now, has been connected."""
+        if name not in self._running:
+            return False
+        with open(self.place(name) / "log.jsonl", "rb") as log:
+            log.seek(self._logged[name])
+            return b'"event": "connected"' in log.read()
 
     def _last(self, name: str) -> str:
         lines = (self.place(name) / "log.jsonl").read_text(errors="replace").splitlines()

@@ -30,7 +30,7 @@ from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from federated import messages, up
 from federated.deploy.config import CityConfig, CoordinatorConfig, NodeConfig
 from federated.flower.fleet import Fleet, LinkRefused
-from federated.gateway import PATHS
+from federated.gateway import PATHS, QUIET
 from federated.http.client import RemoteDesk
 from federated.http.routes import ROUTES
 from federated.network import Failure, Network, pack
@@ -329,9 +329,23 @@ def test_a_department_that_replies_with_what_is_no_message_is_missing_and_nothin
             assert isinstance(replies["cedar"], Failure), what
             assert isinstance(messages.decode_reply(replies["ash"]), messages.Done), what
     finally:
-        town.gateway._went(cedar)
+        town.gateway._went(cedar, QUIET)
         fleet.goodbye()
         fleet.close()
+    town.back("cedar")
+
+
+def test_a_node_that_says_goodbye_is_gone_at_once(town):
+    fleet, cedar = town.fleet("cedar"), town.link.node_ids["cedar"]
+    town.away("cedar")
+    fleet.node_id = None
+    fleet.activate()
+    town.gateway._came(cedar)
+    town.gateway._went(cedar, QUIET)  # as after a message that it took
+    assert town.gateway.here(cedar)
+    fleet.goodbye()
+    assert not town.gateway.here(cedar)
+    fleet.close()
     town.back("cedar")
 
 
