@@ -14,7 +14,6 @@ import signal
 import ssl
 import time
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
@@ -26,15 +25,14 @@ from sandbox.roster import load as load_roster
 
 from . import logs, metrics
 from .broker import NAME, Broker
+from .deploy.authority import expires
+from .deploy.config import CoordinatorConfig, address
 from .desk import Desk
 from .flower.link import Link, LinkGrid, public_key_bytes
 from .gateway import Gateway
 from .http import api
 from .network import Network
 from .requests import Requests
-
-if TYPE_CHECKING:
-    from .deploy.config import CoordinatorConfig
 
 ROUND = 60.0  # seconds after which a department that has not answered counts as missing
 GATHERING = 15.0  # seconds after a start in which departments that are not there yet are waited for
@@ -50,6 +48,10 @@ class Coordinator:
     ):
         self.config = config
         self.roster = load_roster(config.roster)
+        if config.federation != self.roster.federation:
+            raise ParameterError(
+                f"'federation' is {config.federation!r} in the configuration and {self.roster.federation!r} in the roster"
+            )
         key = SigningKey.load(config.key, passphrase)
         if key.public != self.roster.public(NAME, "coordinator"):
             raise ParameterError(f"the key {str(config.key)!r} is not the coordinator's in the roster")
@@ -90,7 +92,8 @@ def serve(config: CoordinatorConfig, passphrase: str | None = None, round_second
     # uvicorn raises a signal that ended it once more: by then it has done its work.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
-    with metrics.served(config.metrics, metrics.Coordinator(coordinator.desk, coordinator.connected)):
+    watched = metrics.Coordinator(coordinator.desk, coordinator.connected, expires(config.certificate))
+    with metrics.served(config.metrics, watched):
         log.info("listening", address=config.address, departments=sorted(coordinator.link.node_ids))
         try:
             server.run()
@@ -102,7 +105,8 @@ def serve(config: CoordinatorConfig, passphrase: str | None = None, round_second
 def status(config: CoordinatorConfig) -> dict[str, str]:
     """What the running coordinator says of itself; raises `Unreachable`."""
     host, port = address(config.address)
-    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = f"[{host}]" if ":" in host else host
     trust = ssl.create_default_context(cafile=str(config.authority))
     trust.check_hostname = False  # this machine's own port, whatever name others know it by
     try:
@@ -113,14 +117,6 @@ def status(config: CoordinatorConfig) -> dict[str, str]:
             f"the coordinator at {config.address} does not answer: {type(error).__name__}"
         ) from None
     return {name: str(value) for name, value in answer.json().items()}
-
-
-def address(text: str) -> tuple[str, int]:
-    """Host and port of "host:port"."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ParameterError(f"'address' is {text!r}; allowed is host:port with a port from 1 to 65535")
-    return host.strip("[]"), int(port)
 
 
 class _Server(uvicorn.Server):

@@ -6,6 +6,7 @@ What they say is what the process publishes anyway, and how it fares: connection
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import threading
 from collections.abc import Iterable, Iterator
@@ -30,10 +31,10 @@ class Watched(Protocol):
 
 
 class Coordinator:
-    """How the coordinator fares."""
+    """How the coordinator fares. `expires`: when its certificate does."""
 
-    def __init__(self, desk: Any, connected: Any):
-        self._desk, self._connected = desk, connected
+    def __init__(self, desk: Any, connected: Any, expires: datetime.datetime):
+        self._desk, self._connected, self._expires = desk, connected, expires
 
     def healthy(self) -> dict[str, object]:
         return {"status": "ok", "waiting": self._desk.waiting(), "connected": len(self._connected())}
@@ -64,6 +65,11 @@ class Coordinator:
             for department, number in dict(sums).items():
                 family.add_metric([department], number)
             yield family
+        yield GaugeMetricFamily(
+            "sandbox_certificate_expires_seconds",
+            "When the certificate ends, seconds since 1970",
+            value=self._expires.timestamp(),
+        )
 
 
 class Node:

@@ -154,6 +154,10 @@ class State:
                     pass
         self.ledger.verify()
         charged = {entry.number: entry for entry in self.ledger.entries()}
+        if charged and not len(self.log):
+            raise LedgerError(
+                f"ledger of {self.department!r}: it holds {len(charged)} charges, and there is no audit log: put the log back"
+            )
         self._check_ledger(charged)
         self._check_cohorts()
         self._check_approvals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import datetime
 import pathlib
 import re
 import shlex
@@ -156,7 +157,9 @@ def test_metrics_are_those_that_are_served(tmp_path: pathlib.Path) -> None:
         lambda: pytest.fail("it connects"), lambda *_: pytest.fail("it answers"), 1, tmp_path / "id"
     )
     watched = (
-        metrics.Coordinator(Desk(federation.broker, here=True), lambda: ()),
+        metrics.Coordinator(
+            Desk(federation.broker, here=True), lambda: (), datetime.datetime.now(datetime.UTC)
+        ),
         metrics.Node(federation.gates["ash"], idle),
     )
     served = {

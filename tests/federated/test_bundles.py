@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from deployed import DEPARTMENTS, LATER, URL, config
 
+from federated.coordinator import Coordinator
 from federated.deploy import authority, checks, federation, invitation
 from federated.deploy.config import CoordinatorConfig, NodeConfig
 from sandbox import catalog, roster
@@ -219,3 +220,13 @@ def test_metrics_of_this_machine_alone(made, value):
     path = made / "nodes" / "ash" / "node.toml"
     path.write_text(f'{path.read_text()}metrics = "{value}"\n')
     assert NodeConfig.load(path).metrics == value
+
+
+def test_a_coordinator_of_another_federation_than_its_roster_does_not_start(made):
+    path = made / "coordinator" / "coordinator.toml"
+    path.write_text(path.read_text().replace('federation = "city"', 'federation = "town"'))
+    with pytest.raises(
+        ParameterError, match="'federation' is 'town' in the configuration and 'city' in the roster"
+    ):
+        Coordinator(CoordinatorConfig.load(path))
+    assert not (made / "coordinator" / "state").exists()

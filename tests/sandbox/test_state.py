@@ -364,6 +364,14 @@ def test_a_log_that_is_copied_back_alone_is_found_out(door, tmp_path):
     assert door.spent() == pytest.approx(0.4)
 
 
+def test_a_log_that_is_lost_beside_a_ledger_is_not_begun_anew(door):
+    door.run(ask(epsilon=0.4))
+    door.state.close()
+    shutil.rmtree(door.path / "audit")
+    with pytest.raises(LedgerError, match="it holds 1 charges, and there is no audit log: put the log back"):
+        reopen_in_place(door)
+
+
 # --- other processes ---
 
 _OTHER = """
