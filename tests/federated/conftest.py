@@ -109,14 +109,25 @@ class Federation:
         return {name: self.city.entry(name, "t").epsilon_spent for name in self.city.departments("t")}
 
 
-@pytest.fixture(scope="session", params=list(OPENERS))
-def open_federation(request):
+def opener(network: str):
     """Opens a federation: (catalogs, frames[, setting]) -> Federation."""
 
     def open_(catalogs, frames, setting="honest-but-curious", **options) -> Federation:
-        return Federation(OPENERS[request.param](catalogs, frames, setting=setting, **options))
+        return Federation(OPENERS[network](catalogs, frames, setting=setting, **options))
 
     return open_
+
+
+@pytest.fixture(scope="session", params=list(OPENERS))
+def open_federation(request):
+    """An `opener` for each network."""
+    return opener(request.param)
+
+
+@pytest.fixture(scope="session")
+def open_in_process():
+    """An `opener` for what no network changes."""
+    return opener("in-process")
 
 
 COLUMNS = {

@@ -36,7 +36,7 @@ from federated.network import Network
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = pathlib.Path(__file__).parent / "node_process.py"
 NODES = 5
-ROUND = 20.0
+ROUND = 60.0
 
 
 def certificate(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:

@@ -35,9 +35,8 @@ def setting(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def opened(open_federation, people):
-    """One federation a setting for the whole module; `fresh` opens another."""
+def keeper(open_federation, people):
+    """Opens one federation a setting for the whole module."""
     made = {}
 
     def open_(setting="honest-but-curious"):
@@ -50,6 +49,18 @@ def opened(open_federation, people):
         return federation, everyone
 
     return open_
+
+
+@pytest.fixture(scope="module")
+def opened(open_federation, people):
+    """On each network: for what a network may do differently."""
+    return keeper(open_federation, people)
+
+
+@pytest.fixture(scope="module")
+def here(open_in_process, people):
+    """In this process: for what the wire between broker and network does, whatever the network is."""
+    return keeper(open_in_process, people)
 
 
 def ages(federation, **privacy):
@@ -72,10 +83,17 @@ def check(release, people, names):
     assert frame["income_mean"].to_dict() == pytest.approx(pooled["income"].mean().to_dict(), rel=1e-9)
 
 
-@pytest.mark.parametrize("answered", [False, True])
 @pytest.mark.parametrize(("setting", "kind"), ROUNDS)
-def test_one_department_vanishes(opened, setting, kind, answered):
-    federation, everyone = opened(setting)
+def test_one_department_vanishes(opened, setting, kind):
+    one_vanishes(*opened(setting), kind, answered=True)
+
+
+@pytest.mark.parametrize(("setting", "kind"), ROUNDS)
+def test_one_department_is_not_reached(here, setting, kind):
+    one_vanishes(*here(setting), kind, answered=False)
+
+
+def one_vanishes(federation, everyone, kind, answered):
     federation.wire.lose(kind, "birch", answered=answered)
     release = ages(federation)
     late = kind in ("confirm", "unmask")  # its masked input is in the sum
@@ -91,8 +109,8 @@ def test_one_department_vanishes(opened, setting, kind, answered):
 
 
 @pytest.mark.parametrize(("setting", "kind"), ROUNDS)
-def test_two_departments_vanish(opened, setting, kind):
-    federation, everyone = opened(setting)
+def test_two_departments_vanish(here, setting, kind):
+    federation, everyone = here(setting)
     federation.wire.lose(kind, "ash", "cedar")
     with pytest.raises(TooFewDepartments) as refused:
         ages(federation)
@@ -104,8 +122,8 @@ def test_two_departments_vanish(opened, setting, kind):
 
 
 @pytest.mark.parametrize(("setting", "kind"), [(s, k) for s, k in ROUNDS if k not in SET_UP])
-def test_a_department_vanishes_in_the_middle_of_a_batch(opened, setting, kind):
-    federation, everyone = opened(setting)
+def test_a_department_vanishes_in_the_middle_of_a_batch(here, setting, kind):
+    federation, everyone = here(setting)
     check(ages(federation), everyone, everyone.names)
     federation.wire.lose(kind, "date")
     late = kind in ("confirm", "unmask")
@@ -124,8 +142,8 @@ def test_departments_vanish_one_after_the_other(opened, setting):
     check(ages(federation), everyone, everyone.names)
 
 
-def test_a_batch_is_used_up_and_followed_by_another(opened):
-    federation, everyone = opened()
+def test_a_batch_is_used_up_and_followed_by_another(here):
+    federation, everyone = here()
     set_ups = federation.wire.count("advertise")
     for _ in range(17):
         check(ages(federation), everyone, everyone.names)
@@ -195,8 +213,8 @@ CHANGES = OUTER | {change.__name__: inside(change) for change in INNER}
 @pytest.mark.parametrize(
     ("setting", "kind"), [(s, k) for s, k in ROUNDS if s != "active" or k in ("masked", "confirm", "unmask")]
 )
-def test_a_reply_that_does_not_verify_counts_as_none(opened, setting, kind, change):
-    federation, everyone = opened(setting)
+def test_a_reply_that_does_not_verify_counts_as_none(here, setting, kind, change):
+    federation, everyone = here(setting)
     federation.wire.change(kind, "birch", CHANGES[change])
     if kind == "decide" and change in OUTER:  # it may have said no
         with pytest.raises(DepartmentFailed, match="birch"):
@@ -212,8 +230,8 @@ def test_a_reply_that_does_not_verify_counts_as_none(opened, setting, kind, chan
 
 
 @pytest.mark.parametrize(("setting", "kind"), ROUNDS)
-def test_a_reply_replayed_from_an_earlier_request_counts_as_none(opened, setting, kind):
-    federation, everyone = opened(setting)
+def test_a_reply_replayed_from_an_earlier_request_counts_as_none(here, setting, kind):
+    federation, everyone = here(setting)
     ages(federation)
     earlier = federation.wire.reply(kind, "birch")
     if kind in SET_UP:
@@ -232,8 +250,8 @@ def test_a_reply_replayed_from_an_earlier_request_counts_as_none(opened, setting
 
 
 @pytest.mark.parametrize(("setting", "kind"), ROUNDS)
-def test_anothers_reply_counts_as_none(opened, setting, kind):
-    federation, everyone = opened(setting)
+def test_anothers_reply_counts_as_none(here, setting, kind):
+    federation, everyone = here(setting)
     ages(federation)
     federation.broker.attach(federation.wire)
     federation.wire.change(kind, "birch", lambda _reply: federation.wire.reply(kind, "ash"))
@@ -367,11 +385,14 @@ def test_a_node_answers_one_unmasking_a_slot(opened, setting):
     assert "already been answered" in answer.text
 
 
+NONSENSE = (b"", b"\xc0", b"\xff" * 40, messages.encode([b"x" * 16, b""]), deep(b""))
+
+
 @pytest.mark.parametrize("kind", messages.KINDS[1:])
-@pytest.mark.parametrize("body", [b"", b"\xc0", b"\xff" * 40, messages.encode([b"x" * 16, b""]), deep(b"")])
-def test_a_node_answers_nonsense_with_a_refusal(opened, kind, body):
+def test_a_node_answers_nonsense_with_a_refusal(opened, kind):
     federation, everyone = opened()
-    answer = reply(federation, kind, "ash", body)
-    assert isinstance(answer, Refusal)
-    assert answer.error in ("QueryError", "ScheduleError", "ParameterError", "Malformed")
+    for body in NONSENSE:
+        answer = reply(federation, kind, "ash", body)
+        assert isinstance(answer, Refusal)
+        assert answer.error in ("QueryError", "ScheduleError", "ParameterError", "Malformed")
     check(ages(federation), everyone, everyone.names)

@@ -35,7 +35,7 @@ DATASET = DataSet("general-1", (PURPOSE,), COLUMNS, budget=Budget(1.0, 1e-6), ma
 NUMBERS = ("whole", "real", "huge", "fine")
 QUANTILES = (0.0, 0.25, 0.5, 0.9, 1.0)
 # Each example opens a federation, so failing ones are not shrunk.
-FEW = settings(max_examples=6, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+FEW = settings(max_examples=3, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 
 
 def optional(values):
