@@ -158,7 +158,7 @@ class Approvals:
         runs, epsilon = self._database.execute(
             "SELECT count(*), coalesce(sum(epsilon), 0) FROM runs WHERE contract = ?", (digest,)
         ).fetchone()
-        needed = self._needed(contract.query.table)
+        needed = self._needed(contract.query.table_at(self.department))
         state: State = "pending"
         if rejected:
             state = "rejected"
