@@ -202,11 +202,8 @@ class State:
                 )
 
     def _check_cohorts(self) -> None:
-        kept = {
-            release.request
-            for name in self._policies
-            for release in (*self.cohorts.released(name), *self.joins.released(name))
-        }
+        kept = {release.request for name in self._policies for release in self.cohorts.released(name)}
+        kept |= {release.request for name in self._policies for release in self.joins.released(name)}
         for charge in self._charges.values():
             if charge.cohorts and charge.dataset in self._policies and charge.request not in kept:
                 raise LedgerError(

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from mpc import bits
 from mpc.engine import Plan, SecretArray, concatenate
@@ -60,13 +61,14 @@ Term = tuple[Factor, ...]
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
-    """`probe` is B, `tables` the others; the first of them deals."""
+    """`probe` is B, `tables` the others; the first of them deals. `scales`: each sum is multiplied by its own, before any noise."""
 
     probe: str
     tables: tuple[str, ...]
     columns: dict[str, Columns]
     terms: tuple[Term, ...]
     noise: bool = False
+    scales: tuple[int, ...] = ()
 
     @property
     def dealer(self) -> str:
@@ -86,8 +88,10 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
                 raise OutOfRange("bounds", "must be 0 ... 2^62 - 1")
             if columns.flags and not columns.unique:
                 raise OutOfRange("flags", "of a table with repeated keys are counts: declare them as words")
-        for term in self.terms:
-            self._check_term(term, min(capacities.values()))
+        if self.scales and (len(self.scales) != len(self.terms) or min(self.scales) < 1):
+            raise OutOfRange("scales", "must be one for each term, each 1 or more")
+        for term, scale in zip(self.terms, self.scales or (1,) * len(self.terms), strict=True):
+            self._check_term(term, scale * min(capacities.values()))
 
     def _check_term(self, term: Term, rows: int) -> None:
         bound, uses = rows, dict.fromkeys(self.columns, 0)
@@ -186,6 +190,8 @@ class _Planner:
             for p in products
         ]
         total = concatenate([one.reshape(1) for one in sums])
+        if self._question.scales:
+            total = total * np.array(self._question.scales)
         if self._question.noise:
             for name in (self._question.probe, *self._question.tables):
                 holder: Holder = "B" if name == self._question.probe else "shares"
