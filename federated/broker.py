@@ -44,9 +44,9 @@ from sandbox.request import CLEARANCE, RECORD, Clearance, Record, Request
 from sandbox.roster import Roster
 
 from . import encoding, messages, rounds
-from .joining import driving
 from .admission import Admitted, Poll
 from .fitting import Asked
+from .joining import driving
 from .network import Failure, Network
 from .node import EXACT_CONTRIBUTORS
 from .rounds import Modelled
@@ -66,6 +66,7 @@ class Outcome(msgspec.Struct, frozen=True):
     present: tuple[str, ...]
     missing: dict[str, str]
     epsilon_left: dict[str, float]
+    sizes: dict[str, int] = {}  # of a join: each table's padded rows
 
     @property
     def rho(self) -> float | None:
@@ -103,7 +104,9 @@ class Broker:
         if request.privacy is None or request.model is not None:
             return None
         if request.query.joined is not None:
-            noise = dp.joined_noise(plan, dp.rho_of(request.privacy.epsilon, request.privacy.delta), departments)
+            noise = dp.joined_noise(
+                plan, dp.rho_of(request.privacy.epsilon, request.privacy.delta), departments
+            )
             encoding.check_distance(noise, plan.entries, request.privacy.delta)
             return noise
         rho, delta = dp.rho_of(request.privacy.epsilon, request.privacy.delta), request.privacy.delta
@@ -124,9 +127,7 @@ class Broker:
         with self._lock:
             return self._run(signed, departments, schema, progress)
 
-    def join(
-        self, signed: keys.Signed, wide: Wide, progress: Progress = lambda _: None
-    ) -> Outcome:
+    def join(self, signed: keys.Signed, wide: Wide, progress: Progress = lambda _: None) -> Outcome:
         """The joint sums of a request on a joined table: of all its departments, or an error; before they compute nothing is spent."""
         with self._lock:
             return self._join(signed, wide, progress)
@@ -239,7 +240,7 @@ class Broker:
         noise = self.noise(request, plan, wide.schema, len(departments))
         joint = driver.joint(apart, noise, clearance)
         left = {name: a.epsilon_left for name, a in poll.allowed.items() if a.epsilon_left is not None}
-        return Outcome(joint, rules, noise, departments, {}, left)
+        return Outcome(joint, rules, noise, tuple(sorted(departments)), {}, left, driver.sizes)
 
     def _decided(
         self,

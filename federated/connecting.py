@@ -14,6 +14,7 @@ from .http.client import RemoteDesk
 from .session import City
 
 if TYPE_CHECKING:
+    from sandbox import query as q
     from mpc.secagg import Setting
 
 
@@ -48,7 +49,7 @@ def _same(url: str, expected: Setting, shown: Setting) -> None:
         )
 
 
-def _mock_city(city: City, table: str) -> City:
+def _mock_city(city: City, query: q.Query) -> City:
     from . import local  # DuckDB and the gates, which only mock data need here
 
-    return local.mock_city(city, table)
+    return local.mock_city(city, query)

@@ -39,7 +39,7 @@ LAST_WORD = "computing and masking"  # from here on departments are charged
 
 
 class Driver:
-    """Drives the joins of one request. `roster`: the public keys of its departments."""
+    """Drives the joins of one request. `roster`: the public keys of its departments; `sizes`: their padded rows, once they have said them."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Driver:
         self._request: Request = keys.decode(signed.body, Request)
         self._signed = canonical(signed)
         self._used = Seeds()
+        self.sizes: dict[str, int] = {}
 
     def compared(
         self, plan: Plan, earlier: tuple[Earlier, ...], least: int
@@ -74,9 +75,7 @@ class Driver:
         sums = self._run(asked, asking.digest(self._request), b"", clearance, LAST_WORD)
         return asking.joint(split, sums, noise, len(self._roster))
 
-    def _run(
-        self, asked: Question, digest: bytes, earlier: bytes, clearance: bytes, stage: str
-    ) -> Counts:
+    def _run(self, asked: Question, digest: bytes, earlier: bytes, clearance: bytes, stage: str) -> Counts:
         coordinator = Coordinator(self._roster, asked, digest, used=self._used)
 
         def call(
@@ -104,7 +103,7 @@ class Driver:
         probe, tables = asked.probe, asked.tables
         self._progress("agreeing on keys")
         call("hello", self._wide.departments, (coordinator.announce(),), coordinator.accept_hello)
-        hellos = coordinator.hellos()
+        hellos, self.sizes = coordinator.hellos(), coordinator.capacities
         if stage:
             self._progress(stage)
         call("table", tables, (hellos,), coordinator.accept_table)

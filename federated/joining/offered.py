@@ -43,7 +43,9 @@ def schemas(offers: Offers, joined: q.Joined) -> tuple[Schema, ...]:
 def offered(offers: Offers, joined: q.Joined) -> Wide:
     """The joined table as it is offered now."""
     if len(set(joined.departments)) != len(joined.tables):
-        raise QueryError("join: each table must be of another department; a department joins its own by itself")
+        raise QueryError(
+            "join: each table must be of another department; a department joins its own by itself"
+        )
     return wide(joined, schemas(offers, joined))
 
 
@@ -52,7 +54,7 @@ def shape(offers: Offers, query: q.Query) -> tuple[Schema, tuple[str, ...]]:
     if query.joined is None:
         return offers.schema(query.table), offers.departments(query.table)
     found = offered(offers, query.joined)
-    return found.schema, found.departments
+    return found.schema, tuple(sorted(found.departments))
 
 
 def joined(tables: tuple[str, ...], on: str) -> q.Joined:

@@ -31,6 +31,10 @@ from ..encoding import JointSums
 Counts = NDArray[np.int64]
 
 
+def plan_of(request: Request, wide: Wide) -> Plan:
+    return compile_plan(request.query, wide.schema, exact=request.privacy is None)
+
+
 def question(split: Split, wide: Wide, *, noise: bool) -> Question:
     columns = {
         name: Columns(len(local.marks), tuple(word.bound for word in local.words))

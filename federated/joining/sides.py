@@ -101,7 +101,9 @@ class Sides:
         if isinstance(side, ProbeSide) != (step.step == "probe"):
             raise ScheduleError("this department has the other part in the join")
         if not step.earlier:
-            clearance: keys.Signed | None = keys.decode(step.clearance, keys.Signed) if step.clearance else None
+            clearance: keys.Signed | None = (
+                keys.decode(step.clearance, keys.Signed) if step.clearance else None
+            )
             case = self._gate.join(signed, clearance)
             if case.version != kept.version:
                 raise CatalogError(f"data set {case.table!r}: the data changed while they were read")
@@ -178,7 +180,6 @@ def _only(parts: tuple[bytes, ...]) -> bytes:
     if len(parts) != 1:
         raise QueryError("malformed step of a join")
     return parts[0]
-
 
 
 def _name(signed: keys.Signed, earlier: tuple[Earlier, ...] | None) -> bytes:

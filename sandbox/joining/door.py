@@ -23,7 +23,9 @@ def wide_at(request: Request, department: str, dataset: DataSet) -> Wide:
         raise QueryError("join: the query's table is the first of those joined")
     found = wide(joined, request.schemas)
     if found.parts[department] != person_schema(dataset.schema(), dataset.join):
-        raise QueryError("join: the request has another declaration of this table than its owner: ask the catalogue again")
+        raise QueryError(
+            "join: the request has another declaration of this table than its owner: ask the catalogue again"
+        )
     return found
 
 
@@ -47,7 +49,10 @@ def against(
     elif not others <= permitted:
         listed = ", ".join(sorted(permitted))
         reasons.append(
-            Reason("join", f"{table!r} may not be joined with {', '.join(sorted(others - permitted))}; permitted are: {listed}")
+            Reason(
+                "join",
+                f"{table!r} may not be joined with {', '.join(sorted(others - permitted))}; permitted are: {listed}",
+            )
         )
     if exact:
         if terms.own.refuse_local_difference:

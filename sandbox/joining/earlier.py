@@ -60,7 +60,8 @@ class Joins:
                 "SELECT request, query, shown FROM releases WHERE dataset = ? ORDER BY number", (dataset,)
             ).fetchall()
         return tuple(
-            Earlier(request, q.decode(query.encode(), q.Query), _integers(shown)) for request, query, shown in rows
+            Earlier(request, q.decode(query.encode(), q.Query), _integers(shown))
+            for request, query, shown in rows
         )
 
     def knows(self, request: str) -> bool:
@@ -88,7 +89,14 @@ class Joins:
         return ""
 
     def add(
-        self, dataset: str, request: str, scope: str, version: str, query: q.Query, cells: int, cleared: Sequence[str]
+        self,
+        dataset: str,
+        request: str,
+        scope: str,
+        version: str,
+        query: q.Query,
+        cells: int,
+        cleared: Sequence[str],
     ) -> None:
         """Keep a release before its sums leave. Raises `ScheduleError` if another came in since the comparison with those `cleared`."""
         with self._database.transaction(write=True):
@@ -163,5 +171,3 @@ def _json(values: Sequence[int] | range) -> str:
 
 def _integers(text: str) -> tuple[int, ...]:
     return msgspec.json.decode(text, type=tuple[int, ...])
-
-

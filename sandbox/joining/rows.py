@@ -96,7 +96,9 @@ def sql(dataset: DataSet, parts: _Parts, schema: Schema, dialect: Dialect, *, bo
     values = [
         syntax.named(_value(component, terms, schema), f"c{i}") for i, component in enumerate(parts.values)
     ]
-    inner = [syntax.named(_flag(expression(term, schema)), f"h{i}") for i, term in enumerate(parts.conditions)]
+    inner = [
+        syntax.named(_flag(expression(term, schema)), f"h{i}") for i, term in enumerate(parts.conditions)
+    ]
     inner += [
         syntax.named(_flag(syntax.present(expression(term, schema))), f"p{i}")
         for i, term in enumerate(parts.present)
@@ -140,7 +142,9 @@ def _summary(summary: Summary, schema: Schema) -> SQL:
         if conditions:
             one = syntax.case([(syntax.logic(exp.And, conditions), syntax.integer(1))], None)
         number = syntax.cast(exp.Count(this=one), "BIGINT")
-        return number if summary.of == "count" else exp.paren(exp.GT(this=number, expression=syntax.integer(0)))
+        return (
+            number if summary.of == "count" else exp.paren(exp.GT(this=number, expression=syntax.integer(0)))
+        )
     value: SQL = syntax.column(summary.column or "")
     whole = schema.columns[summary.column or ""].type == "integer" and summary.of != "mean"
     if not whole:

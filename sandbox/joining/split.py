@@ -130,9 +130,7 @@ def split(plan: Plan, wide: Wide) -> Split:
     return builder.done(bounded, filtered.local, filtered.needed)
 
 
-def comparison(
-    plan: Plan, earlier: Sequence[tuple[Plan, int, tuple[int, ...]]], wide: Wide
-) -> Split:
+def comparison(plan: Plan, earlier: Sequence[tuple[Plan, int, tuple[int, ...]]], wide: Wide) -> Split:
     """`differencing.layout` of every layer of `plan`, against the shown cells of one layer each of earlier plans."""
     builder = _Builder(wide, distinct=True)
     old = [
@@ -219,7 +217,9 @@ class _Builder:
         present: Mapping[str, tuple[q.Expression, ...]],
     ) -> Split:
         locals_ = {
-            name: Local(where.get(name, ()), present.get(name, ()), tuple(self._marks[name]), tuple(self._words[name]))
+            name: Local(
+                where.get(name, ()), present.get(name, ()), tuple(self._marks[name]), tuple(self._words[name])
+            )
             for name in self._wide.departments
         }
         for name, local in locals_.items():
@@ -228,12 +228,8 @@ class _Builder:
         terms = tuple(term for term, _ in self._terms)
         return Split(plan, locals_, terms, tuple(scale for _, scale in self._terms), tuple(self._places))
 
-    def _less(
-        self, compared: Sequence[tuple[str, q.Expression, str, q.Expression]]
-    ) -> tuple[Less, ...]:
-        return tuple(
-            Less(self._operand(left, a), self._operand(right, b)) for left, a, right, b in compared
-        )
+    def _less(self, compared: Sequence[tuple[str, q.Expression, str, q.Expression]]) -> tuple[Less, ...]:
+        return tuple(Less(self._operand(left, a), self._operand(right, b)) for left, a, right, b in compared)
 
     def _operand(self, name: str, term: q.Expression) -> Reference:
         number = bounds.numeric(term, self._wide.parts[name], "filter")
@@ -272,9 +268,7 @@ def _bounded(component: Component, wide: Wide, limit: int) -> tuple[Component, d
     by_holder: dict[str, list[Factor]] = {}
     for factor in component.factors:
         holder = _one(factor.term, wide, "aggregate")
-        by_holder.setdefault(holder, []).append(
-            msgspec.structs.replace(factor, term=wide.local(factor.term))
-        )
+        by_holder.setdefault(holder, []).append(msgspec.structs.replace(factor, term=wide.local(factor.term)))
     if not by_holder:
         return component, {}
     each = limit if len(by_holder) == 1 else math.isqrt(limit)

@@ -61,7 +61,9 @@ def wide(joined: q.Joined, schemas: Sequence[Schema]) -> Wide:
     if wrong:
         raise QueryError(f"join: {wrong[0]!r} must be of the form 'department.table'")
     if len(set(joined.departments)) != len(tables):
-        raise QueryError("join: each table must be of another department; a department joins its own by itself")
+        raise QueryError(
+            "join: each table must be of another department; a department joins its own by itself"
+        )
     if len(schemas) != len(tables):
         raise QueryError("join: a request needs one schema of each table")
     for name, schema in zip(tables, schemas, strict=True):
@@ -104,5 +106,3 @@ def _summary(summary: Summary, schema: Schema) -> Column:
     whole = column.type == "integer" and summary.of != "mean"
     nullable = bool(summary.where) or column.nullable
     return Column("integer" if whole else "real", bounds=(low, high), nullable=nullable)
-
-
