@@ -72,7 +72,9 @@ def compared(plan: Plan, earlier: Sequence[Earlier], wide: Wide) -> tuple[Split,
     try:
         return comparison(plan, listed, wide), tuple(released)
     except QueryError as error:
-        raise QueryError(f"to be compared with {len(earlier)} earlier exact releases, {error}") from None
+        raise QueryError(
+            f"to be compared with {len(earlier)} earlier exact releases, {error}, or give an epsilon"
+        ) from None
 
 
 def counts(split: Split, sums: Counts, plan: Plan, released: Sequence[Released]) -> Counts:

@@ -28,7 +28,7 @@ from mpc.engine import Plan, SecretArray, concatenate
 from mpc.engine.plan import Holder, Type
 from mpc.errors import OutOfRange, Overflow
 
-MOST_COLUMNS = 4096
+MOST_COLUMNS = 8192
 
 
 class Columns(msgspec.Struct, frozen=True, array_like=True):

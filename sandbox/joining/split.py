@@ -30,7 +30,7 @@ from ..plan import GRID_BITS, Component, Factor, Key, Leaves, Plan
 from .wide import Wide
 
 MOST_ROWS = 1 << 22  # of a table in a join
-MOST_TERMS = 4096
+MOST_TERMS = 8192
 PRIVATE_BITS = JOINED_GRID.bit_length() - 1  # with noise, a row contributes at most this to an entry
 NOTHING = -1  # the place of a sum that is 0 whatever the rows are
 
@@ -254,7 +254,7 @@ class _Builder:
 
 
 def _too_many(what: str) -> None:
-    raise QueryError(f"a joined table would need {what}: use fewer or coarser keys, or give an epsilon")
+    raise QueryError(f"a joined table would need {what}: use fewer or coarser keys")
 
 
 def _limit(wide: Wide) -> int:
