@@ -14,8 +14,8 @@ from .http.client import RemoteDesk
 from .session import City
 
 if TYPE_CHECKING:
-    from sandbox import query as q
     from mpc.secagg import Setting
+    from sandbox import query as q
 
 
 def connect(path: str | os.PathLike[str], passphrase: str | None = None) -> City:

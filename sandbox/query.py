@@ -177,7 +177,7 @@ class Joined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Filter, then group by `keys`, then aggregate. `analysis` says what is derived from the aggregates.
 
-    Of one table, whose rows may lie at several departments; or of a `joined` one, then `table` is the first of its tables.
+    Of one table, whose rows may lie at several departments; or of one that `join` makes, then `table` is the first of its tables.
     """
 
     table: Name
@@ -186,7 +186,13 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where: Expression | None = None
     derived: tuple[Derived, ...] = ()
     analysis: Analysis = "table"
-    joined: Joined | None = None
+    join: Joined | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # left out where unset: digests of other queries stay what they were
+
+    @property
+    def joined(self) -> Joined | None:
+        return self.join if isinstance(self.join, Joined) else None
 
     @property
     def title(self) -> str:

@@ -349,7 +349,8 @@ class JointTable:
         for aggregation in aggregations:
             _of(Aggregation, aggregation, "agg")
         named = tuple(q.Named(a.name, a.aggregate) for a in aggregations)
-        query = q.Query(self.name, named, keys, self._where, self._derived, analysis, self.joined)
+        join = msgspec.UNSET if self.joined is None else self.joined
+        query = q.Query(self.name, named, keys, self._where, self._derived, analysis, join)
         try:  # a malformed tree is the caller's error, here
             msgspec.convert(msgspec.to_builtins(query), q.Query)
         except (msgspec.ValidationError, TypeError) as error:

@@ -48,7 +48,13 @@ def frames(people: int = 600, seed: int = 0) -> dict[str, pd.DataFrame]:
 def catalogs(level: str = "general-2", **changes: object) -> dict[str, Catalog]:
     """What their owners declare. `changes` are of every data set."""
     person = Column("identifier", normaliser="text")
-    given = {"level": level, "purposes": (PURPOSE,), "unit": "person", "max_rows": 10_000, "budget": Budget(50.0, 1e-6)}
+    given = {
+        "level": level,
+        "purposes": (PURPOSE,),
+        "unit": "person",
+        "max_rows": 10_000,
+        "budget": Budget(50.0, 1e-6),
+    }
     people = DataSet(
         columns={
             "person": person,
@@ -96,7 +102,9 @@ def catalogs(level: str = "general-2", **changes: object) -> dict[str, Catalog]:
     }
 
 
-def federation(level: str = "general-2", *, people: int = 600, directory=None, everybody=None, **changes: object) -> local.Federation:
+def federation(
+    level: str = "general-2", *, people: int = 600, directory=None, everybody=None, **changes: object
+) -> local.Federation:
     rows = frames(people)
     tables = {"registry": "people", "lab": "values", "hospital": "events"}
     return local.open_federation(

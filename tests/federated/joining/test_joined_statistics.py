@@ -80,7 +80,10 @@ def test_covariances_across_departments_lie_in_their_intervals(wide):
         (col("highest") >= col("limit"), MERGED.highest >= MERGED.limit),
         (col("highest") < col("limit"), MERGED.highest < MERGED.limit),
         (col("highest") <= col("age") + 10, MERGED.highest <= MERGED.age + 10),
-        ((col("limit") == col("age")) & (col("sex") == "male"), (MERGED.limit == MERGED.age) & (MERGED.sex == "male")),
+        (
+            (col("limit") == col("age")) & (col("sex") == "male"),
+            (MERGED.limit == MERGED.age) & (MERGED.sex == "male"),
+        ),
     ],
 )
 def test_filters_compare_columns_of_two_departments(wide, condition, holds):
@@ -144,10 +147,14 @@ def test_tables_of_any_shape_equal_pandas(data):
         values = [data.draw(st.sampled_from([-3, 0, 3, None])) for _ in found]
         flags = [data.draw(st.booleans()) for _ in found]
         rows[name] = pd.DataFrame(
-            {"k": pd.Series(found, dtype=object), name: pd.Series(values, dtype=object), f"is_{name}": pd.Series(flags, dtype=bool)}
+            {
+                "k": pd.Series(found, dtype=object),
+                name: pd.Series(values, dtype=object),
+                f"is_{name}": pd.Series(flags, dtype=bool),
+            }
         )
     catalogs = {}
-    for name, frame in rows.items():
+    for name in rows:
         others = tuple(f"{other}.t" for other in rows if other != name)
         dataset = DataSet(
             "general-1",
@@ -164,7 +171,9 @@ def test_tables_of_any_shape_equal_pandas(data):
         catalogs[name] = Catalog(name, {"t": dataset})
     city = local.open_city(catalogs, {name: {"t": frame} for name, frame in rows.items()})
     table = city.join("x.t", "y.t", "z.t", on="k")
-    query = table.filter(~col("is_z")).group_by("is_x").agg(count(), col("x").count().alias("nx"), col("y").sum())
+    query = (
+        table.filter(~col("is_z")).group_by("is_x").agg(count(), col("x").count().alias("nx"), col("y").sum())
+    )
     frame = query.release(purpose="research").frame
     spelt = [f.assign(k=f.k.str.normalize("NFKC").str.casefold()) for f in rows.values()]
     merged = spelt[0].merge(spelt[1], on="k").merge(spelt[2], on="k")
@@ -188,7 +197,10 @@ def test_tables_of_any_shape_equal_pandas(data):
         (lambda wide: wide.agg((col("hdl") * col("age")).mean()), "mixes columns of registry and lab"),
         (lambda wide: wide.agg(col("person").count()), "identifies units; it cannot be queried"),
         (lambda wide: wide.agg(col("nothing").mean()), "unknown column 'nothing'"),
-        (lambda wide: wide.group_by("age", "limit", "tests").agg(count()), "more than 8192 sums: use fewer or coarser keys"),
+        (
+            lambda wide: wide.group_by("age", "limit", "tests").agg(count()),
+            "more than 8192 sums: use fewer or coarser keys",
+        ),
     ],
 )
 def test_what_cannot_be_computed_apart_is_refused_in_words(wide, query, reason):
