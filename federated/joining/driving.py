@@ -10,7 +10,6 @@ A join is of all its departments: one that vanishes or fails ends it. Before `ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from ..encoding import JointSums
 from ..network import Failure, Network
 from ..summing import Progress, ask, named
 from . import question as asking
-from .messages import Step
+from .messages import PIECE, Name, Piece, Step
 from .question import Counts
 
 LAST_WORD = "computing and masking"  # from here on departments are charged
@@ -40,6 +39,8 @@ LAST_WORD = "computing and masking"  # from here on departments are charged
 
 class Driver:
     """Drives the joins of one request. `roster`: the public keys of its departments; `sizes`: their padded rows, once they have said them."""
+
+    piece = PIECE
 
     def __init__(
         self,
@@ -79,21 +80,13 @@ class Driver:
         coordinator = Coordinator(self._roster, asked, digest, used=self._used)
 
         def call(
-            step: Literal["hello", "table", "probe", "turn"],
+            step: Name,
             names: Sequence[str],
             parts: tuple[bytes, ...],
             accept: Callable[[str, bytes], object],
         ) -> object:
-            body = messages.encode(Step(step, self._signed, parts, earlier, clearance))
-            replies = ask(self._network, "join", dict.fromkeys(names, body))
-            lost = {name: reply.reason for name, reply in replies.items() if isinstance(reply, Failure)}
-            if lost:
-                raise TooFewDepartments(
-                    [f"{named(lost)} vanished during the join: it needs every department that it names"]
-                )
             accepted: object = None
-            for name, reply in replies.items():
-                assert isinstance(reply, bytes)
+            for name, reply in self._exchange(step, names, parts, earlier, clearance).items():
                 try:
                     accepted = accept(name, reply)
                 except ProtocolError as error:
@@ -112,6 +105,44 @@ class Driver:
             assert isinstance(turn, bytes)
             turn = call("turn", [probe], (turn,), coordinator.accept_levels)
         return np.asarray(coordinator.result())
+
+    def _exchange(
+        self,
+        step: Name,
+        names: Sequence[str],
+        parts: tuple[bytes, ...],
+        earlier: bytes,
+        clearance: bytes,
+    ) -> dict[str, bytes]:
+        """One step with each of these departments: their answers, what is long in pieces."""
+        offset = 0
+        while len(parts) == 1 and len(parts[0]) - offset > self.piece:
+            piece = parts[0][offset : offset + self.piece]
+            self._ask(Step("put", self._signed, (piece,), earlier, offset=offset), names)
+            offset += self.piece
+        rest = (parts[0][offset:],) if len(parts) == 1 else parts
+        found = dict.fromkeys(names, b"")
+        answers = self._ask(Step(step, self._signed, rest, earlier, clearance), names)
+        while answers:
+            unfinished = []
+            for name, answer in answers.items():
+                piece_ = messages.decode(answer, Piece)
+                found[name] += piece_.data
+                if len(found[name]) < piece_.total and piece_.data:
+                    unfinished.append(name)
+            answers = {}
+            for name in unfinished:
+                answers |= self._ask(Step("get", self._signed, (), earlier, offset=len(found[name])), [name])
+        return found
+
+    def _ask(self, step: Step, names: Sequence[str]) -> dict[str, bytes]:
+        replies = ask(self._network, "join", dict.fromkeys(names, messages.encode(step)))
+        lost = {name: reply.reason for name, reply in replies.items() if isinstance(reply, Failure)}
+        if lost:
+            raise TooFewDepartments(
+                [f"{named(lost)} vanished during the join: it needs every department that it names"]
+            )
+        return {name: reply for name, reply in replies.items() if isinstance(reply, bytes)}
 
 
 def merged(allowed: Mapping[str, Allow]) -> tuple[Earlier, ...]:

@@ -17,7 +17,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +36,7 @@ from sandbox.query import canonical
 
 from .. import encoding, messages
 from . import question as asking
-from .messages import Step
+from .messages import PIECE, Piece, Step
 
 KEPT = 4
 
@@ -55,14 +54,24 @@ class Kept(Seeds):
             raise Replayed("seed", "has served another session", peer="dealer")
 
 
-class _Side(msgspec.Struct, frozen=True, eq=False):
-    side: TableSide | ProbeSide
-    version: str
-    lock: threading.Lock
+class _Side:
+    """A department's end of one join, and what is on its way: pieces that were put, and the answer that is being got."""
+
+    def __init__(self, side: TableSide | ProbeSide, version: str):
+        self.side, self.version = side, version
+        self.lock = threading.Lock()
+        self.put, self.answer = bytearray(), b""
+
+    def taken(self, parts: tuple[bytes, ...]) -> bytes:
+        """What a step was given, at once or in pieces before."""
+        whole, self.put = bytes(self.put) + _only(parts), bytearray()
+        return whole
 
 
 class Sides:
-    """The joins that a department is in. `identity` and `roster` are those of its node."""
+    """The joins that a department is in. `identity` and `roster` are those of its node; answers go in pieces of `piece` bytes."""
+
+    piece = PIECE
 
     def __init__(
         self,
@@ -83,21 +92,35 @@ class Sides:
         if step.earlier:
             earlier = keys.decode(step.earlier, tuple[Earlier, ...])
         if step.step == "hello":
-            return self._hello(signed, earlier, _only(step.parts))
+            hello = self._hello(signed, earlier, _only(step.parts))
+            return messages.encode(Piece(len(hello), hello))
         name = _name(signed, earlier)
         with self._lock:
             kept = self._kept.get(name)
         if kept is None:
             raise ScheduleError("no such join has begun here")
         with kept.lock:
-            return self._answer(step, signed, kept)
+            if step.step == "put":
+                if step.offset != len(kept.put):
+                    raise ScheduleError("pieces of a message come in their order")
+                kept.put += _only(step.parts)
+                return b""
+            if step.step != "get":
+                kept.answer = self._answer(step, signed, kept)
+            if not 0 <= step.offset <= len(kept.answer):
+                raise ScheduleError("an answer has no such piece")
+            piece = kept.answer[step.offset : step.offset + self.piece]
+            whole = len(kept.answer)
+            if step.offset + len(piece) == whole:
+                kept.answer = b""
+            return messages.encode(Piece(whole, piece))
 
     def _answer(self, step: Step, signed: keys.Signed, kept: _Side) -> bytes:
         side = kept.side
         if step.step == "turn":
             if not isinstance(side, ProbeSide):
                 raise ScheduleError("this department's table is looked up in: it takes no turns")
-            return side.receive(_only(step.parts))
+            return side.receive(kept.taken(step.parts))
         if isinstance(side, ProbeSide) != (step.step == "probe"):
             raise ScheduleError("this department has the other part in the join")
         if not step.earlier:
@@ -138,7 +161,7 @@ class Sides:
         hello = side.hello(announcement)
         name = _name(signed, earlier)
         with self._lock:
-            self._kept[name] = _Side(side, rows.version, threading.Lock())
+            self._kept[name] = _Side(side, rows.version)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return hello

@@ -246,3 +246,14 @@ def test_models_are_refused(wide):
 def test_too_much_noise_is_refused_before_anything_is_spent(wide):
     with pytest.raises(ParameterError, match="'epsilon' asks for noise"):
         released(wide.agg(count()), epsilon=1e-6)
+
+
+def test_messages_go_in_pieces_where_they_are_long(monkeypatch):
+    from federated.joining import driving, sides
+
+    monkeypatch.setattr(driving.Driver, "piece", 50_000)
+    monkeypatch.setattr(sides.Sides, "piece", 70_000)
+    table = clinic.federation("general-1").city().join(*clinic.TABLES, on="person")
+    release = released(table.agg(count(), col("highest").sum()))
+    assert release.frame["highest_sum"].tolist() == [MERGED.highest.sum()]
+    assert release.cost.rounds > 15
