@@ -17,7 +17,7 @@ from mpc.engine import Seeds
 from mpc.errors import ProtocolError
 from mpc.join import Coordinator, Question
 from sandbox import cohorts, dp, keys
-from sandbox.errors import DepartmentFailed, TooFewDepartments
+from sandbox.errors import DepartmentFailed, QueryError, TooFewDepartments
 from sandbox.gate import Allow
 from sandbox.joining.earlier import Earlier
 from sandbox.joining.split import Split
@@ -96,7 +96,10 @@ class Driver:
         probe, tables = asked.probe, asked.tables
         self._progress("agreeing on keys")
         call("hello", self._wide.departments, (coordinator.announce(),), coordinator.accept_hello)
-        hellos, self.sizes = coordinator.hellos(), coordinator.capacities
+        try:
+            hellos, self.sizes = coordinator.hellos(), coordinator.capacities
+        except ProtocolError as error:
+            raise QueryError(f"the joined table is too large for this query: {error}") from None
         if stage:
             self._progress(stage)
         call("table", tables, (hellos,), coordinator.accept_table)
