@@ -30,7 +30,7 @@ from .design_matrix import Design, Rows, design, read
 from .engine import Engine, LocalSums
 from .errors import ApprovalNeeded, BudgetExceeded, CatalogError, Denied, Refused, ScheduleError
 from .joining.declared import Join
-from .joining.earlier import Earlier, scope
+from .joining.earlier import Earlier, scope_of
 from .judge import Case, Judge, caps, policies
 from .members import Members, members
 from .members import keys as row_keys
@@ -210,7 +210,7 @@ class Gate:
         """Charge for such a request, keep its question where it is exact, log: once that is durable its shares may leave."""
         with self._lock:
             case = self._admitted(self._judge.open(signed), 1, joined=True)
-            self._charge(case, clearance)
+            self._charge(case, clearance, signed)
         self._step("computed")
         return case
 
@@ -243,8 +243,8 @@ class Gate:
         self._step("computed")
         return Begun(case.request, schema, rows, case.terms.rules if case.exact else None)
 
-    def _charge(self, case: Case, clearance: keys.Signed | None) -> bool:
-        """All of that but to compute; whether cohorts were kept."""
+    def _charge(self, case: Case, clearance: keys.Signed | None, joined: keys.Signed | None = None) -> bool:
+        """All of that but to compute; whether cohorts were kept, or of a joined table the request."""
         assert case.charge is not None
         name, event = case.table, case.charge.event
         cells, cleared, keep = None, tuple[str, ...](), False
@@ -266,8 +266,9 @@ class Gate:
             self._step("counted")
         if cells is not None:
             self.state.cohorts.add(name, case.digest, cells, cleared)
-        elif keep:
-            self._keep_question(case, cleared)
+        elif keep and joined is not None and case.plan is not None:
+            scope = scope_of(case.request)
+            self.state.joins.add(name, case.digest, scope, case.version, joined, case.plan.cells, cleared)
         if keep:
             self._step("kept")
         privacy = case.request.privacy
@@ -386,15 +387,6 @@ class Gate:
         return Allow(case.verdict.rules, rho, case.epsilon_left, released, earlier)
 
     # --- differencing ---
-
-    def _keep_question(self, case: Case, cleared: Sequence[str]) -> None:
-        """Of a joined table a department knows its own part of a cell alone: the question is kept."""
-        assert case.wide is not None
-        assert case.plan is not None
-        name = scope(case.wide.joined, case.request.schemas)
-        self.state.joins.add(
-            case.table, case.digest, name, case.version, case.request.query, case.plan.cells, cleared
-        )
 
     def _cleared(self, case: Case, signed: keys.Signed | None) -> tuple[str, ...]:
         """The releases from which the joint differences were looked at, by no smaller measure than this department's own."""

@@ -155,5 +155,5 @@ def merged(allowed: Mapping[str, Allow]) -> tuple[Earlier, ...]:
         for release in allow.earlier:
             other = found.get(release.request, release)
             shown = tuple(sorted(set(other.shown) & set(release.shown)))
-            found[release.request] = Earlier(release.request, release.query, shown)
+            found[release.request] = Earlier(release.signed, shown)
     return tuple(found.values())

@@ -28,7 +28,7 @@ from sandbox import dp, keys
 from sandbox.accounting import Zcdp
 from sandbox.errors import CatalogError, QueryError, ScheduleError
 from sandbox.gate import Gate
-from sandbox.joining.earlier import Earlier, Joins
+from sandbox.joining.earlier import Earlier, Joins, scope_of
 from sandbox.joining.rows import Rows, read
 from sandbox.joining.split import Split
 from sandbox.judge import Case
@@ -174,8 +174,8 @@ class Sides:
             return case.split
         if not case.exact or not earlier:
             raise ScheduleError("only exact requests are compared, and only with earlier releases")
-        self._gate.state.joins.checked(case.table, earlier)
-        if any(release.query.joined != case.wide.joined for release in earlier):
+        self._gate.state.joins.checked(case.table, earlier, self._gate.state.roster)
+        if any(scope_of(release.asked) != scope_of(case.request) for release in earlier):
             raise QueryError("an earlier release is of another joined table")
         return asking.compared(case.plan, earlier, case.wide)[0]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..catalog import DataSet
 from ..errors import QueryError
 from ..policy import Policy, Reason
-from .earlier import scope
+from .earlier import scope_of
 from .wide import Wide, person_schema, wide
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def against(
         if terms.own.refuse_local_difference:
             text = f"the owner of {table!r} compares exact releases by itself, which a joined table does not allow: give an epsilon"
             reasons.append(Reason("refuse_local_difference", text))
-        if why := state.joins.against(table, scope(joined, request.schemas), version):
+        if why := state.joins.against(table, scope_of(request), version):
             reasons.append(Reason("differences", why))
         if state.cohorts.released(table):
             reasons.append(Reason("differences", _apart(table, "its rows alone")))

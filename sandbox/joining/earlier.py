@@ -9,6 +9,8 @@ both. So that this is possible, and nothing else can be subtracted, the rule for
 and whatever else is asked exactly is refused; DP releases are free of it. An exact release of its rows alone (`sandbox.cohorts`)
 and one of a joined table exclude each other too.
 
+What a release is known by is the request that its analyst signed: a coordinator cannot have one compared that nobody asked.
+
 A release enters when this node has been charged for it, with all cells as shown, and is settled once, by the coordinator's record. A seed
 enters before it is used.
 """
@@ -21,15 +23,17 @@ from collections.abc import Sequence
 import msgspec
 
 from .. import query as q
-from ..catalog import Schema
 from ..database import Database
 from ..errors import ScheduleError
+from ..keys import Signed, decode, open_
+from ..request import REQUEST, Request
+from ..roster import Roster
 
 FORMAT = 1
 _SCHEMA = """
 CREATE TABLE releases (
     number INTEGER PRIMARY KEY, dataset TEXT NOT NULL, request TEXT NOT NULL UNIQUE, scope TEXT NOT NULL, version TEXT NOT NULL,
-    query TEXT NOT NULL, cells INTEGER NOT NULL, shown TEXT NOT NULL, settled INTEGER NOT NULL) STRICT;
+    signed TEXT NOT NULL, cells INTEGER NOT NULL, shown TEXT NOT NULL, settled INTEGER NOT NULL) STRICT;
 CREATE TABLE seeds (digest BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TRIGGER no_reuse BEFORE DELETE ON seeds BEGIN SELECT RAISE(ABORT, 'seeds are kept for ever'); END;
 CREATE TRIGGER no_delete BEFORE DELETE ON releases BEGIN SELECT RAISE(ABORT, 'releases are kept for ever'); END;
@@ -37,11 +41,25 @@ CREATE TRIGGER no_delete BEFORE DELETE ON releases BEGIN SELECT RAISE(ABORT, 're
 
 
 class Earlier(q.Node, frozen=True, tag="earlier"):
-    """An exact release of a joined table: its request's digest, its question, and the cells that were shown."""
+    """An exact release of a joined table: the request that its analyst signed, and the cells that were shown."""
 
-    request: str
-    query: q.Query
+    signed: Signed
     shown: tuple[int, ...]
+
+    @property
+    def asked(self) -> Request:
+        """The request, unverified."""
+        found: Request = decode(self.signed.body, Request)
+        return found
+
+    @property
+    def request(self) -> str:
+        """The digest of the request."""
+        return self.asked.digest().hex()
+
+    @property
+    def query(self) -> q.Query:
+        return self.asked.query
 
 
 class Joins:
@@ -57,12 +75,9 @@ class Joins:
         """All exact releases of joined tables with this data set, the first first."""
         with self._database.transaction(write=False):
             rows = self._database.execute(
-                "SELECT request, query, shown FROM releases WHERE dataset = ? ORDER BY number", (dataset,)
+                "SELECT signed, shown FROM releases WHERE dataset = ? ORDER BY number", (dataset,)
             ).fetchall()
-        return tuple(
-            Earlier(request, q.decode(query.encode(), q.Query), _integers(shown))
-            for request, query, shown in rows
-        )
+        return tuple(Earlier(decode(signed.encode(), Signed), _integers(shown)) for signed, shown in rows)
 
     def knows(self, request: str) -> bool:
         """Whether a request's release is kept here."""
@@ -94,7 +109,7 @@ class Joins:
         request: str,
         scope: str,
         version: str,
-        query: q.Query,
+        signed: Signed,
         cells: int,
         cleared: Sequence[str],
     ) -> None:
@@ -109,7 +124,7 @@ class Joins:
                 )
             self._database.execute(
                 "INSERT INTO releases VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0)",
-                (dataset, request, scope, version, q.canonical(query).decode(), cells, _json(range(cells))),
+                (dataset, request, scope, version, q.canonical(signed).decode(), cells, _json(range(cells))),
             )
 
     def settle(self, request: str, shown: Sequence[int]) -> None:
@@ -130,19 +145,27 @@ class Joins:
                 "UPDATE releases SET shown = ?, settled = 1 WHERE request = ?", (_json(wanted), request)
             )
 
-    def checked(self, dataset: str, listed: Sequence[Earlier]) -> None:
-        """Raises `ScheduleError` if the coordinator's list leaves out a release that this department knows, or has it otherwise."""
+    def checked(self, dataset: str, listed: Sequence[Earlier], roster: Roster) -> None:
+        """Raises `ScheduleError` if the coordinator's list leaves out a release that this department knows, or has it otherwise.
+
+        Of one that only others took part in, an analyst's signature is asked for.
+        """
         theirs = {earlier.request: earlier for earlier in listed}
         if len(theirs) != len(listed):
             raise ScheduleError("the list of earlier releases names one twice")
-        for own in self.released(dataset):
-            found = theirs.get(own.request)
-            if found is None or found.query != own.query:
+        known = {own.request: own for own in self.released(dataset)}
+        for name, own in known.items():
+            found = theirs.get(name)
+            if found is None:
                 raise ScheduleError(
                     "the list of earlier releases leaves out one that this department took part in"
                 )
-            if found.shown != own.shown and self._settled(own.request):
+            if found.shown != own.shown and self._settled(name):
                 raise ScheduleError("the list of earlier releases has one with other cells than its record")
+        for name, earlier in theirs.items():
+            if name not in known:
+                public = roster.public(earlier.signed.signer, "analyst")
+                open_(earlier.signed, REQUEST, Request, public)
 
     def claim(self, seed: bytes) -> bool:
         """Take a seed, by its digest; False where it has served before."""
@@ -160,9 +183,9 @@ class Joins:
         return bool(settled)
 
 
-def scope(joined: q.Joined, schemas: Sequence[Schema]) -> str:
-    """What names a joined table as declared."""
-    return q.digest((joined, tuple(schemas))).hex()
+def scope_of(request: Request) -> str:
+    """What names the joined table of a request, as declared."""
+    return q.digest((request.query.joined, request.schemas)).hex()
 
 
 def _json(values: Sequence[int] | range) -> str:

@@ -19,6 +19,7 @@ from sandbox import col, count, keys
 from sandbox import query as q
 from sandbox.catalog import Catalog, Column, DataSet, Overrides
 from sandbox.errors import (
+    ApprovalNeeded,
     CatalogError,
     Denied,
     DepartmentFailed,
@@ -29,6 +30,7 @@ from sandbox.errors import (
 from sandbox.joining.declared import Join, Summary
 from sandbox.joining.earlier import Earlier, Joins
 from sandbox.joining.wide import person_schema
+from sandbox.keys import SigningKey
 from sandbox.query import canonical
 from sandbox.request import REQUEST, Privacy, Request
 
@@ -236,21 +238,50 @@ def test_requests_are_held_to_each_owners_declaration(town):
     assert reply.error == "Denied"
 
 
-def test_a_comparison_leaves_out_no_release_and_is_of_releases_only(tmp_path):
+def test_a_comparison_leaves_out_no_release_and_is_of_signed_requests_only(tmp_path):
+    """Else a coordinator could have any cell counted, uncharged, as one of an earlier release."""
     town = pair(tmp_path)
     ask(town)
     [release] = town.gates["x"].state.joins.released("t")
     query = q.Query("x.t", (q.Named("n", q.Count()),), join=q.Joined(("x.t", "y.t", "z.t"), "k"))
-    signed = request(town, query)
-    whole = msgspec.structs.replace(release, shown=())
+    signed = request(town, query, purpose="research")
+    narrow = msgspec.structs.replace(query, where=(col("vx") < 1).node)
+    made_up: Request = keys.decode(request(town, narrow, purpose="research").body, Request)
+    forged = keys.seal(SigningKey.generate(), "analyst", REQUEST, made_up)
+    other = request(
+        town, msgspec.structs.replace(query, join=q.Joined(("x.t", "y.t"), "k")), purpose="research"
+    )
     for listed, told in (
         ((), "only with earlier releases"),
-        ((Earlier("0" * 64, release.query, (0,)),), "leaves out one"),
-        ((whole,), "has one with other cells than its record"),
+        ((Earlier(forged, (0,)),), "leaves out one"),
+        ((release, Earlier(forged, (0,))), "the signature does not hold"),
+        ((release, Earlier(other, (0,))), "an earlier release is of another joined table"),
+        ((msgspec.structs.replace(release, shown=()),), "has one with other cells than its record"),
         ((release, release), "names one twice"),
     ):
         reply = step(town, "x", "hello", canonical(signed), (b"",), canonical(listed))
         assert told in reply.text, reply
+
+
+def test_owners_whose_policy_asks_for_it_approve_a_join_first(tmp_path):
+    town = pair(tmp_path, policy=Overrides(approvers=1))
+    city = town.city()
+    query = city.join("x.t", "y.t", "z.t", on="k").filter(col("vy") >= 20).agg(count())
+    with pytest.raises(ApprovalNeeded, match="x: 't' needs the approval of 1 of its approvers"):
+        query.release(purpose="research")
+    proposal = query.propose(purpose="research", legal_basis="statistics act")
+    assert not proposal.approved
+    assert "x.t + y.t + z.t on k" in proposal.contract.text()
+    name = next(iter(town.parties.owners["x"]))
+    town.owner("x", name).approve(proposal.digest)
+    assert proposal.approved
+    release = query.release(purpose="research")
+    assert release.frame["count"].tolist() == [80]
+    assert release.verify(city.roster).ok
+    with pytest.raises(ApprovalNeeded):
+        city.join("x.t", "z.t", "y.t", on="k").filter(col("vy") >= 20).agg(count()).release(
+            purpose="research"
+        )
 
 
 def test_a_store_of_releases_that_was_put_back_is_refused(tmp_path):
