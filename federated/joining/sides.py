@@ -113,6 +113,9 @@ class Sides:
             whole = len(kept.answer)
             if step.offset + len(piece) == whole:
                 kept.answer = b""
+                if kept.side.finished:
+                    with self._lock:
+                        self._kept.pop(name, None)
             return messages.encode(Piece(whole, piece))
 
     def _answer(self, step: Step, signed: keys.Signed, kept: _Side) -> bytes:
