@@ -35,6 +35,20 @@ max_rows = 2000
 a = { type = "integer", bounds = [0, 999] }
 b = { type = "integer", bounds = [0, 999] }
 """
+PEOPLE = 1 << 17
+JOINED = """
+[datasets.{table}]
+source = "{table}.parquet"
+level = "general-1"
+purposes = ["public-health"]
+unit = "person"
+max_rows = {rows}
+join = {{ tables = {others} }}
+
+[datasets.{table}.columns]
+person = {{ type = "identifier" }}
+{column} = {{ type = "integer", bounds = [0, {largest}] }}
+"""
 
 
 def run() -> list[dict[str, Any]]:
@@ -43,6 +57,7 @@ def run() -> list[dict[str, Any]]:
         up.make(place)
         for seed, name in enumerate(demo.DEPARTMENTS):
             _widen(place / "nodes" / name, seed)
+            _apart(place / "nodes" / name, seed)
         with up.Processes(place) as processes:
             return _figures(processes)
 
@@ -97,7 +112,26 @@ def _figures(processes: up.Processes) -> list[dict[str, Any]]:
         _record("secure sum, over TLS", statistics.median(found), "s", found, target=3.0, cells=SIDE**2)
     )
     records.append(_record("secure sum, over TLS: sent by a node", size, "B/value", [size], cells=SIDE**2))
-    return records
+    return [*records, *_join(there)]
+
+
+def _join(city: City) -> list[dict[str, Any]]:
+    """A count and a mean by two departments' groups, of three departments' tables joined: seconds, and a round's."""
+    wide = city.join(*_TABLES, on="person")
+    query = wide.group_by("c0", "c1").agg(count(), col("c2").mean())
+    found = [query.release(purpose="public-health") for _ in range(RUNS // 3)]
+    if sum(found[-1].frame["count"]) != PEOPLE // 2:
+        raise AssertionError("the joined count is wrong")
+    seconds = [release.cost.seconds for release in found]
+    rounds = [release.cost.seconds / release.cost.rounds for release in found]
+    sent = [(sum(r.cost.sent.values()) + sum(r.cost.received.values())) / PEOPLE for r in found]
+    told = {"rows": PEOPLE, "rounds": found[-1].cost.rounds}
+    name = "join of three tables, over TLS"
+    return [
+        _record(name, statistics.median(seconds), "s", seconds, **told),
+        _record(f"{name}: a round", statistics.median(rounds), "s", rounds, **told),
+        _record(f"{name}: all messages", statistics.median(sent), "B/row", sent, **told),
+    ]
 
 
 def _statistic(city: City) -> Any:
@@ -121,6 +155,23 @@ def _widen(node: pathlib.Path, seed: int) -> None:
     duckdb.from_df(frame).write_parquet(str(node / "wide.parquet"))
     with (node / "catalog.toml").open("a") as catalog:
         catalog.write(WIDE)
+
+
+_TABLES = tuple(f"{name}.t{seed}" for seed, name in enumerate(demo.DEPARTMENTS))
+
+
+def _apart(node: pathlib.Path, seed: int) -> None:
+    """One column of people of whom all three departments know a half."""
+    generator = np.random.default_rng(seed)
+    largest = (1, 1, 1000)[seed]
+    people = np.r_[: PEOPLE // 2, (seed + 1) * PEOPLE : (seed + 1) * PEOPLE + PEOPLE // 2]
+    values = generator.integers(0, largest, PEOPLE, endpoint=True)
+    frame = pd.DataFrame({"person": generator.permutation(people), f"c{seed}": values})
+    duckdb.from_df(frame).write_parquet(str(node / f"t{seed}.parquet"))
+    others = [table for table in _TABLES if not table.endswith(str(seed))]
+    text = JOINED.format(table=f"t{seed}", rows=PEOPLE, others=others, column=f"c{seed}", largest=largest)
+    with (node / "catalog.toml").open("a") as catalog:
+        catalog.write(text)
 
 
 def _record(

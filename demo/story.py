@@ -17,6 +17,7 @@ from sandbox.release import Release
 from sandbox.table import JointQuery
 
 from . import figures, questions, tables, wire
+from .apart import apart
 from .blocks import (
     Block,
     Cell,
@@ -400,4 +401,5 @@ CHAPTERS: tuple[Callable[[Stage], Chapter], ...] = (
     evidence,
     cost,
     scored,
+    apart,
 )

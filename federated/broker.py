@@ -34,6 +34,8 @@ from sandbox.errors import (
     TooFewDepartments,
 )
 from sandbox.gate import Allow, Deny, NeedsApproval
+from sandbox.joining.split import split
+from sandbox.joining.wide import Wide
 from sandbox.members import layers
 from sandbox.plan import Plan
 from sandbox.plan import compile as compile_plan
@@ -44,6 +46,7 @@ from sandbox.roster import Roster
 from . import encoding, messages, rounds
 from .admission import Admitted, Poll
 from .fitting import Asked
+from .joining import driving
 from .network import Failure, Network
 from .node import EXACT_CONTRIBUTORS
 from .rounds import Modelled
@@ -63,6 +66,7 @@ class Outcome(msgspec.Struct, frozen=True):
     present: tuple[str, ...]
     missing: dict[str, str]
     epsilon_left: dict[str, float]
+    sizes: dict[str, int] = {}  # of a join: each table's padded rows
 
     @property
     def rho(self) -> float | None:
@@ -99,6 +103,12 @@ class Broker:
         """The noise of a DP query; raises `ParameterError` where none serves. Models have noise of their own."""
         if request.privacy is None or request.model is not None:
             return None
+        if request.query.joined is not None:
+            noise = dp.joined_noise(
+                plan, dp.rho_of(request.privacy.epsilon, request.privacy.delta), departments
+            )
+            encoding.check_distance(noise, plan.entries, request.privacy.delta)
+            return noise
         rho, delta = dp.rho_of(request.privacy.epsilon, request.privacy.delta), request.privacy.delta
         return encoding.check_noise(plan, schema.rows_per_unit, rho, self.threshold(departments), delta)
 
@@ -116,6 +126,11 @@ class Broker:
         """The joint sums of a request, or an error with every reason; before `masked` nothing is spent."""
         with self._lock:
             return self._run(signed, departments, schema, progress)
+
+    def join(self, signed: keys.Signed, wide: Wide, progress: Progress = lambda _: None) -> Outcome:
+        """The joint sums of a request on a joined table: of all its departments, or an error; before they compute nothing is spent."""
+        with self._lock:
+            return self._join(signed, wide, progress)
 
     def model(
         self,
@@ -207,14 +222,38 @@ class Broker:
             raise DepartmentFailed(f"the joint sums are none: {error}") from None
         return Outcome(joint, case.rules, noise, case.present, case.missing, case.epsilon_left)
 
-    def _admit(
-        self, signed: keys.Signed, departments: tuple[str, ...], schema: Schema, progress: Progress
-    ) -> Admitted:
+    def _join(self, signed: keys.Signed, wide: Wide, progress: Progress) -> Outcome:
         request: Request = keys.decode(signed.body, Request)
-        exact = request.privacy is None
+        exact, departments = request.privacy is None, wide.departments
+        plan = compile_plan(request.query, wide.schema, exact=exact)
+        apart = split(plan, wide)
+        # Every department is in each row: none may be missing.
+        needed = max(len(departments), EXACT_CONTRIBUTORS if exact else NOISY_DEPARTMENTS)
+        poll = self._decided(signed, request, plan, departments, wide.schema, needed, progress)
+        rules = disclosure.strictest([a.rules for a in poll.allowed.values() if a.rules]) if exact else None
+        roster = {name: self.roster.public(name, "node") for name in departments}
+        driver = driving.Driver(self.network, roster, signed, wide, progress)
+        clearance = b""
+        if (least := _least(poll)) > 1:
+            names, reasons = driver.compared(plan, driving.merged(poll.allowed), least)
+            clearance = self._sealed(request, names, least, reasons, poll)
+        noise = self.noise(request, plan, wide.schema, len(departments))
+        joint = driver.joint(apart, noise, clearance)
+        left = {name: a.epsilon_left for name, a in poll.allowed.items() if a.epsilon_left is not None}
+        return Outcome(joint, rules, noise, tuple(sorted(departments)), {}, left, driver.sizes)
+
+    def _decided(
+        self,
+        signed: keys.Signed,
+        request: Request,
+        plan: Plan,
+        departments: tuple[str, ...],
+        schema: Schema,
+        needed: int,
+        progress: Progress,
+    ) -> Poll:
+        """Every department's yes, of `needed` at least; raises what they say otherwise."""
         self._tell(departments)
-        plan = compile_plan(request.query, schema, exact=exact)
-        needed = max(self.threshold(len(departments)), EXACT_CONTRIBUTORS if exact else NOISY_DEPARTMENTS)
         if len(departments) < needed:
             raise TooFewDepartments([_too_few(request, len(departments), needed)])
         self.noise(request, plan, schema, len(departments))
@@ -222,9 +261,19 @@ class Broker:
         poll = self._poll("decide", signed, departments, schema)
         if poll.denied or poll.waiting:
             raise _refusal(poll)
-        missing = dict(poll.missing)
         if len(poll.allowed) < needed:
-            raise TooFewDepartments([_too_few(request, len(poll.allowed), needed, missing)])
+            raise TooFewDepartments([_too_few(request, len(poll.allowed), needed, poll.missing)])
+        return poll
+
+    def _admit(
+        self, signed: keys.Signed, departments: tuple[str, ...], schema: Schema, progress: Progress
+    ) -> Admitted:
+        request: Request = keys.decode(signed.body, Request)
+        exact = request.privacy is None
+        plan = compile_plan(request.query, schema, exact=exact)
+        needed = max(self.threshold(len(departments)), EXACT_CONTRIBUTORS if exact else NOISY_DEPARTMENTS)
+        poll = self._decided(signed, request, plan, departments, schema, needed, progress)
+        missing = dict(poll.missing)
         rules = disclosure.strictest([a.rules for a in poll.allowed.values() if a.rules]) if exact else None
         clearance = self._cleared(signed, request, plan, schema, departments, poll, needed, missing, progress)
         compared = frozenset(missing) if self.compared(plan, poll) else None
@@ -255,7 +304,14 @@ class Broker:
             reasons = self._close(
                 signed, request, plan, schema, departments, released, least, words, needed, missing, progress
             )
-        clearance = Clearance(request.digest().hex(), tuple(r.request for r in released), least, reasons)
+        names = tuple(r.request for r in released)
+        return self._sealed(request, names, least, reasons, poll)
+
+    def _sealed(
+        self, request: Request, released: tuple[str, ...], least: int, reasons: tuple[str, ...], poll: Poll
+    ) -> bytes:
+        """A signed clearance; one with reasons refuses, and every department is told."""
+        clearance = Clearance(request.digest().hex(), released, least, reasons)
         sealed = canonical(keys.seal(self.key, self.name, CLEARANCE, clearance))
         if reasons:
             self._each("refused", sealed, tuple(poll.allowed), bytes)

@@ -15,6 +15,7 @@ from .session import City
 
 if TYPE_CHECKING:
     from mpc.secagg import Setting
+    from sandbox import query as q
 
 
 def connect(path: str | os.PathLike[str], passphrase: str | None = None) -> City:
@@ -48,7 +49,7 @@ def _same(url: str, expected: Setting, shown: Setting) -> None:
         )
 
 
-def _mock_city(city: City, table: str) -> City:
+def _mock_city(city: City, query: q.Query) -> City:
     from . import local  # DuckDB and the gates, which only mock data need here
 
-    return local.mock_city(city, table)
+    return local.mock_city(city, query)

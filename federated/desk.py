@@ -11,7 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,6 +29,8 @@ from sandbox.errors import (
     UnknownSigner,
 )
 from sandbox.gate import Entry
+from sandbox.joining.declared import table_name
+from sandbox.joining.split import split
 from sandbox.pending import ENDED, State, Ticket
 from sandbox.plan import compile as compile_plan
 from sandbox.release import Explanation
@@ -36,6 +39,7 @@ from sandbox.roster import Roster
 
 from . import explaining, fitting, messages, releasing
 from .broker import Broker, Modelled, Outcome
+from .joining import offered, telling
 from .messages import ContractState
 from .network import Failure
 from .offers import Offers
@@ -110,7 +114,7 @@ class Desk:
         """What a request would do; spends and logs nothing."""
         request = self._open(signed)
         offers = self.offers(fresh=False)
-        schema, departments = offers.schema(request.query.table), offers.departments(request.query.table)
+        schema, departments = offered.shape(offers, request.query)
         leakage = self._leakage(request, departments, departments)
         return explaining.explain(self.broker, signed, request, schema, departments, leakage)
 
@@ -119,11 +123,10 @@ class Desk:
     def submit(self, signed: keys.Signed) -> Ticket:
         """Queue a request. The same request again is the same ticket. Raises what can be known at once, and then nothing is queued."""
         request = self._open(signed)
-        compile_plan(
-            request.query,
-            self.offers(fresh=False).schema(request.query.table),
-            exact=request.privacy is None,
-        )
+        schema, _ = offered.shape(self.offers(fresh=False), request.query)
+        plan = compile_plan(request.query, schema, exact=request.privacy is None)
+        if request.query.joined is not None:
+            split(plan, offered.wide_of(request))
         digest = request.digest().hex()
         with self._changed:
             if self._stopping:
@@ -201,11 +204,16 @@ class Desk:
         """Hand a usage contract to every department that holds its table; who failed to take it, and why."""
         public = self.roster.public(signed.signer, "analyst")
         contract: Contract = keys.open_(signed, CONTRACT, Contract, public)
-        return self.broker.propose(signed, self._holders(contract.query.table))
+        _, holders = offered.shape(self.offers(fresh=False), contract.query)
+        return self.broker.propose(signed, holders)
 
     def contract(self, digest: str, table: str) -> dict[str, ContractState]:
         """How a contract stands at each department that answers."""
-        return self.broker.contract(digest, self._holders(table))
+        offers = self.offers(fresh=False)
+        if table_name(table):  # of a joined table: whoever knows the contract answers
+            return self.broker.contract(digest, tuple(offers.entries))
+        offers.schema(table)
+        return self.broker.contract(digest, offers.departments(table))
 
     # --- scores of departments' models ---
 
@@ -298,7 +306,7 @@ class Desk:
 
     def _run(self, digest: str, signed: keys.Signed, request: Request) -> Result:
         offers = self.offers(fresh=False)
-        schema, departments = offers.schema(request.query.table), offers.departments(request.query.table)
+        schema, departments = offered.shape(offers, request.query)
         started = time.perf_counter()
 
         def progress(stage: str) -> None:
@@ -308,8 +316,11 @@ class Desk:
         release: Result
         with self.broker.network.measured() as traffic:
             if request.model is None:
-                outcome = self.broker.run(signed, departments, schema, progress)
-                leakage = self._leakage(request, departments, outcome.present)
+                if request.query.joined is None:
+                    outcome = self.broker.run(signed, departments, schema, progress)
+                else:
+                    outcome = self.broker.join(signed, offered.wide_of(request), progress)
+                leakage = self._leakage(request, departments, outcome.present, outcome.sizes)
                 release = releasing.release(request, outcome, schema, leakage)
                 shown = releasing.shown(release)
             else:
@@ -382,14 +393,15 @@ class Desk:
         keys.unexpired("the request", request.expires, int(time.time()))
         return request
 
-    def _holders(self, table: str) -> tuple[str, ...]:
-        offers = self.offers(fresh=False)
-        offers.schema(table)
-        return offers.departments(table)
-
     def _leakage(
-        self, request: Request, departments: tuple[str, ...], present: tuple[str, ...]
+        self,
+        request: Request,
+        departments: tuple[str, ...],
+        present: tuple[str, ...],
+        sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> tuple[str, ...]:
+        if request.query.joined is not None:
+            return telling.leakage(request, offered.wide_of(request), self._here, sizes)
         schema = Offers(self._entries).schema(request.query.table)
         plan = compile_plan(request.query, schema, exact=request.privacy is None)
         honest = self.broker.threshold(len(departments))

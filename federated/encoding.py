@@ -113,12 +113,17 @@ def check_noise(plan: Plan, rows_per_unit: int, rho: float, honest: int, delta: 
     delta.
     """
     noise = dp.noise_for(plan, rows_per_unit, rho, honest)
-    distance = gaussian.statistical_distance(noise.department_sigma) * plan.entries
+    check_distance(noise, plan.entries, delta)
+    return noise
+
+
+def check_distance(noise: dp.Noise, entries: int, delta: float) -> None:
+    """That the sampler's statistical distance, over all entries, vanishes beside delta."""
+    distance = gaussian.statistical_distance(noise.department_sigma) * entries
     if distance > delta / 100:
         raise ParameterError(
-            f"'delta' is {delta:g}; {plan.entries} sums need at least {100 * distance:.3g} for the sampler's precision"
+            f"'delta' is {delta:g}; {entries} sums need at least {100 * distance:.3g} for the sampler's precision"
         )
-    return noise
 
 
 def _encodings(plan: Plan, max_rows: int, parties: int) -> list[Encoding]:

@@ -17,6 +17,7 @@ from sandbox.request import Request
 
 from . import encoding, inference, statistics
 from .broker import Broker, Poll
+from .joining import driving, offered, telling
 
 TYPICAL_ROWS = 1000
 ROUNDS = {"honest-but-curious": 4, "active": 5}  # decide, masked, [confirm,] unmask, record
@@ -32,22 +33,23 @@ def explain(
     leakage: tuple[str, ...],
 ) -> Explanation:
     """Asks every department what it would decide, which is logged nowhere, and puts the answers into words."""
+    joined = request.query.joined is not None
     plan = compile_plan(request.query, schema, exact=request.privacy is None)
     noise = broker.noise(request, plan, schema, len(departments))
     started = time.perf_counter()
     poll = broker.explain(signed, departments, schema)
     latency = time.perf_counter() - started
-    compared = broker.compared(plan, poll)
-    rounds = ROUNDS[broker.setting] + SETUP_ROUNDS
-    if compared:
-        rounds += ROUNDS[broker.setting] - 2  # all but decide and record once more
-    words = encoding.words(plan, schema.max_rows, len(departments)) + compared
-    size = 8 * words * len(departments)
+    if joined:
+        wide = offered.wide_of(request)
+        told, rounds, size = telling.expected(request, plan, wide, driving.merged(poll.allowed))
+    else:
+        told = steps(plan, request, departments, broker.setting)
+        rounds, size = _expected(broker, plan, schema, departments, poll)
     decisions = {name: d.reasons for name, d in (poll.denied | poll.waiting).items()}
     decisions |= dict.fromkeys(poll.allowed, ())
     return Explanation(
         query=request.query,
-        steps=steps(plan, request, departments, broker.setting),
+        steps=told,
         leakage=leakage,
         decisions=decisions | {name: (reason,) for name, reason in poll.missing.items()},
         epsilon=request.privacy.epsilon if request.privacy else None,
@@ -58,6 +60,18 @@ def explain(
         bytes=size + rounds * 1000 * len(departments),
         seconds=rounds * latency + size / 1e8,
     )
+
+
+def _expected(
+    broker: Broker, plan: Plan, schema: Schema, departments: tuple[str, ...], poll: Poll
+) -> tuple[int, int]:
+    """Rounds, and bytes of all vectors."""
+    compared = broker.compared(plan, poll)
+    rounds = ROUNDS[broker.setting] + SETUP_ROUNDS
+    if compared:
+        rounds += ROUNDS[broker.setting] - 2  # all but decide and record once more
+    words = encoding.words(plan, schema.max_rows, len(departments)) + compared
+    return rounds, 8 * words * len(departments)
 
 
 def steps(plan: Plan, request: Request, departments: tuple[str, ...], setting: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mpc.secagg import Floors, Setting
+from sandbox import query as q
 from sandbox.catalog import Catalog
 from sandbox.checkpoint import origin
 from sandbox.engine import Engine
@@ -156,11 +157,13 @@ def open_city(
     return open_federation(catalogs, frames, setting=setting, analyst=analyst).city()
 
 
-def mock_city(city: City, table: str) -> City:
-    """A federation of the same shape on made-up rows."""
-    catalogs = {name: mock.catalog(name, table, city.entry(name, table)) for name in city.departments(table)}
+def mock_city(city: City, query: q.Query) -> City:
+    """A federation of the same shape on made-up rows; those of a joined table are of the same people."""
+    catalogs = {
+        name: mock.catalog(name, query.table_at(name), entry) for name, entry in city.asked(query).items()
+    }
     frames = {
-        name: {table: mock.rows(catalog.datasets[table], seed)}
+        name: {query.table_at(name): mock.rows(catalog.datasets[query.table_at(name)], seed)}
         for seed, (name, catalog) in enumerate(catalogs.items())
     }
     return open_city(catalogs, frames, setting=city.setting)

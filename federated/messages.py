@@ -34,6 +34,7 @@ KINDS = (
     "record",
     "models",
     "score",
+    "join",
 )
 
 

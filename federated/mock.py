@@ -29,6 +29,7 @@ def catalog(department: str, table: str, entry: Entry) -> Catalog:
         rows_per_unit=schema.rows_per_unit,
         max_rows=schema.max_rows,
         budget=budget or Budget(100.0, 1e-6),
+        join=entry.join,
     )
     return Catalog(department, {table: dataset})
 

@@ -29,6 +29,8 @@ from sandbox.query import canonical
 from sandbox.request import Request
 
 from . import encoding, fitting, messages
+from .joining import offered
+from .joining.sides import Sides
 from .network import pack, unpack
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ class Node:
             "record": self._record,
             "models": lambda _body: self._scores().offers(),
             "score": lambda body: self._scores().handle(body),
+            "join": Sides(gate, self._identity, self._roster, random_bytes).handle,
         }
 
     def handle(self, kind: str, body: bytes) -> bytes:
@@ -181,7 +184,9 @@ class Node:
         decision = judge(signed, self._checked(ask.honest))
         if isinstance(decision, Allow):
             self._check_noise(request, ask.honest)
-        schema = self._gate.catalog.datasets[request.query.table].schema()
+        dataset = self._gate.catalog.datasets[request.query.table_at(self.name)]
+        # Of a joined table each department has judged its own part.
+        schema = dataset.schema() if request.query.joined is None else offered.wide_of(request).schema
         return msgspec.json.encode(messages.Decided(decision, schema.digest(), self._instance))
 
     def _overlaps(self, body: bytes) -> bytes:

@@ -67,7 +67,7 @@ class Requests:
             )
             epsilon = request.privacy.epsilon if request.privacy else None
             ticket = Ticket(
-                digest, request.analyst, request.query.table, request.purpose, epsilon, time.time()
+                digest, request.analyst, request.query.title, request.purpose, epsilon, time.time()
             )
             self._connection.execute(
                 "INSERT INTO request VALUES (?, ?, ?, ?, ?, ?, NULL)",

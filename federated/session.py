@@ -29,6 +29,7 @@ from sandbox.request import REQUEST, Privacy, Request
 from sandbox.roster import Roster
 from sandbox.table import JointQuery, JointTable
 
+from .joining import offered
 from .messages import ContractState
 from .offers import Offers
 from .scoring.messages import Models
@@ -76,7 +77,7 @@ class City:
         key: keys.SigningKey,
         analyst: str = "analyst",
         *,
-        mock: Callable[[City, str], City] | None = None,
+        mock: Callable[[City, q.Query], City] | None = None,
     ):
         self._desk, self._key, self._analyst, self._mock = desk, key, analyst, mock
         self.progress: Callable[[str], None] = lambda _stage: None
@@ -116,13 +117,15 @@ class City:
         ]
         return pd.DataFrame(rows).sort_values(["table", "department"], ignore_index=True)
 
-    def columns(self, table: str) -> pd.DataFrame:
+    def columns(self, table: str, joined: q.Joined | None = None) -> pd.DataFrame:
         """The declared columns of a table."""
         import pandas as pd
 
+        wide = None if joined is None else offered.offered(self._offers, joined)
         rows = [
             {
                 "column": name,
+                **({} if wide is None else {"department": wide.sources.get(name, ("all",))[0]}),
                 "type": column.type,
                 "domain": ", ".join(column.categories)
                 if column.categories
@@ -132,7 +135,7 @@ class City:
                 "nullable": column.nullable,
                 "description": column.description,
             }
-            for name, column in self.schema(table).columns.items()
+            for name, column in (self.schema(table) if wide is None else wide.schema).columns.items()
         ]
         return pd.DataFrame(rows)
 
@@ -140,6 +143,17 @@ class City:
         """One logical table whose rows live at several departments."""
         self.schema(name)
         return JointTable(self, name)
+
+    def join(self, *tables: str, on: str) -> JointTable:
+        """One table whose columns live at several departments, each given as "department.table"; nothing moves yet.
+
+        Rows are matched on the identifier `on`, without anyone learning who matched; a person is a row where every table knows that person. The
+        first table is the one whose people are looked up in the others. A column that several tables have is called "department.column".
+        Raises `QueryError` where a table is unknown, or its owner opens it to no join.
+        """
+        joined = offered.joined(tables, on)
+        offered.offered(self._offers, joined)
+        return JointTable(self, joined.tables[0], joined=joined)
 
     def sql(self, text: str) -> JointQuery:
         """The same queries in SQL: one table, aggregates, WHERE and GROUP BY; anything else is refused with its position."""
@@ -207,15 +221,14 @@ class City:
 
     def explain(self, query: q.Query, epsilon: float | None, delta: float | None) -> Explanation:
         # The purpose is judged at release: here each request names one that is permitted.
-        self.schema(query.table)
-        purpose = self.entry(self.departments(query.table)[0], query.table).purposes[0]
+        purpose = next(iter(self.asked(query).values())).purposes[0]
         return self._desk.explain(self._signed(self._request(query, purpose, epsilon, delta)))
 
     def mock(self, query: q.Query, epsilon: float | None, delta: float | None) -> Release:
         if self._mock is None:
             raise ParameterError("this session has no mock data")
-        city = self._mock(self, query.table)
-        purpose = city.entry(city.departments(query.table)[0], query.table).purposes[0]
+        city = self._mock(self, query)
+        purpose = next(iter(city.asked(query).values())).purposes[0]
         return msgspec.structs.replace(city.release(query, purpose, epsilon, delta), mock=True)
 
     def release(self, query: q.Query, purpose: str, epsilon: float | None, delta: float | None) -> Release:
@@ -224,7 +237,7 @@ class City:
         return found
 
     def submit(self, query: q.Query, purpose: str, epsilon: float | None, delta: float | None) -> Pending:
-        self.schema(query.table)
+        self.asked(query)
         return Pending(self, self._desk.submit(self._signed(self._request(query, purpose, epsilon, delta))))
 
     def model(
@@ -252,7 +265,7 @@ class City:
         if (epsilon is None) != (training.privacy is None):
             raise ParameterError("'epsilon' and 'privacy' belong together: give both, or neither")
         if epsilon is not None:
-            delta = self._delta(training.table) if delta is None else delta
+            delta = self._delta(cohort(training, self.schema(training.table))) if delta is None else delta
             training = with_epsilon(training, epsilon, delta)
         found: Trained = self.model(training, purpose, epsilon, delta)
         return found
@@ -316,7 +329,7 @@ class City:
         ranges: tuple[tuple[float, float], ...],
         days: float,
     ) -> Proposal:
-        compile_plan(query, self.schema(query.table), exact=epsilon is None)
+        compile_plan(query, offered.shape(self._offers, query)[0], exact=epsilon is None)
         if not 0 < days <= 3660:
             raise ParameterError(f"'days' is {days}; allowed are numbers above 0, to 3660")
         if epsilon is not None:
@@ -357,13 +370,21 @@ class City:
         privacy = None
         if epsilon is not None:
             dp.check_epsilon(epsilon)
-            privacy = Privacy(float(epsilon), self._delta(query.table) if delta is None else delta)
+            privacy = Privacy(float(epsilon), self._delta(query) if delta is None else delta)
             dp.check_delta(privacy.delta)
         elif delta is not None:
             raise ParameterError("'delta' belongs to a DP release: give 'epsilon' too")
         expires = int(time.time()) + LIFETIME
-        return Request(query, purpose, self._analyst, secrets.token_hex(16), expires, privacy, model)
+        schemas = () if query.joined is None else offered.schemas(self._offers, query.joined)
+        return Request(query, purpose, self._analyst, secrets.token_hex(16), expires, privacy, model, schemas)
 
-    def _delta(self, table: str) -> float:
-        budgets = [self.entry(name, table).budget for name in self.departments(table)]
+    def asked(self, query: q.Query) -> dict[str, Entry]:
+        """What each department publishes of what a query asks."""
+        if query.joined is not None:
+            return offered.entries(self._offers, query.joined)
+        self.schema(query.table)
+        return {name: self.entry(name, query.table) for name in self.departments(query.table)}
+
+    def _delta(self, query: q.Query) -> float:
+        budgets = [entry.budget for entry in self.asked(query).values()]
         return min((budget.delta for budget in budgets if budget is not None), default=1e-6)

@@ -23,9 +23,6 @@ from .encoding import JointSums
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
-ROW_ERROR = (
-    2  # grid units by which one row of a component that is not whole may be off: products, then rounding
-)
 FLOATS = 2.0**-50  # relative error of a few additions of doubles
 Z95 = 1.959963984540054
 
@@ -170,7 +167,7 @@ def _exact(measure: Measure, joint: JointSums, rules: disclosure.Rules) -> tuple
 
 
 def _row_error(spec: Component) -> int:
-    return 0 if spec.whole else ROW_ERROR
+    return 0 if spec.whole else spec.error
 
 
 def _corners(measure: Measure, sums: Sums, steps: dict[int, Floats]) -> tuple[Floats, Floats]:

@@ -25,7 +25,7 @@ from .network import Failure, Network
 SLOTS = 16
 Progress = Callable[[str], None]
 ANSWERED = frozenset(
-    {"decide", "explain", "overlaps", "score"}
+    {"decide", "explain", "overlaps", "score", "join"}
 )  # where a department's refusal ends the request
 
 

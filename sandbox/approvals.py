@@ -92,7 +92,7 @@ class Approvals:
         clock: Callable[[], float] = time.time,
     ):
         self._organisation = roster.entry(department, "node").organisation
-        self._roster, self._needed, self._clock = roster, needed, clock
+        self._department, self._roster, self._needed, self._clock = department, roster, needed, clock
         self._lock = threading.Lock()
         self._database = sqlite3.connect(
             path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
@@ -158,7 +158,7 @@ class Approvals:
         runs, epsilon = self._database.execute(
             "SELECT count(*), coalesce(sum(epsilon), 0) FROM runs WHERE contract = ?", (digest,)
         ).fetchone()
-        needed = self._needed(contract.query.table)
+        needed = self._needed(contract.query.table_at(self._department))
         state: State = "pending"
         if rejected:
             state = "rejected"

@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from .errors import CatalogError
+from .joining.declared import Join, Normaliser
+from .joining.declared import problems as join_problems
 from .query import Analysis, digest
 from .scoring.declared import Declared
 from .scoring.declared import problems as model_problems
@@ -39,7 +41,8 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """One column. `bounds` (inclusive) for numbers, `categories` for a category.
 
     `clip = true` declares that values outside the bounds are moved to the nearest bound; without it, data outside the bounds
-    is an error at the owner. `nullable = true` declares that nulls occur; a nullable group key has a null group.
+    is an error at the owner. `nullable = true` declares that nulls occur; a nullable group key has a null group. `normaliser` says how
+    identifiers are spelt before they are matched with other departments' (`mpc.join.normalise`).
     """
 
     type: ColumnType
@@ -48,6 +51,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     nullable: bool = False
     clip: bool = False
     description: str = ""
+    normaliser: Normaliser = "exact"
 
     def __post_init__(self) -> None:
         if (
@@ -156,6 +160,7 @@ class DataSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: Budget | None = None
     description: str = ""
     policy: Overrides | None = None
+    join: Join | None = None
 
     def schema(self) -> Schema:
         return Schema(self.columns, self.unit, self.rows_per_unit, self.max_rows)
@@ -232,6 +237,9 @@ def _check_dataset(name: str, dataset: DataSet) -> None:
             raise CatalogError(f"{at}: budget 'delta' is {delta}; allowed are 1e-15 to 1e-3")
     if not dataset.columns:
         raise CatalogError(f"{at}: at least one column is needed")
+    if dataset.join is not None:
+        for problem in join_problems(dataset.join, dataset):
+            raise CatalogError(f"{at}, join: {problem}")
     for column_name, column in dataset.columns.items():
         _check_name("column", column_name)
         _check_column(f"{at}, column {column_name!r}", column)
@@ -249,6 +257,8 @@ def _check_postgres(at: str, source: Postgres) -> None:
 
 def _check_column(at: str, column: Column) -> None:
     numeric = column.type in ("integer", "real")
+    if column.normaliser != "exact" and column.type != "identifier":
+        raise CatalogError(f"{at}: 'normaliser' belongs to identifier columns")
     if column.bounds is not None:
         low, high = column.bounds
         if not numeric:

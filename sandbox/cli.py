@@ -121,7 +121,7 @@ def approvals_list(
     for status in _owner(state, catalog, roster).statuses():
         contract = status.contract
         given = f"{len(status.approved_by)} of {status.needed} approvals"
-        what = f"{contract.analyst} asks {contract.query.table!r} for purpose {contract.purpose!r}"
+        what = f"{contract.analyst} asks {contract.query.title!r} for purpose {contract.purpose!r}"
         print(f"{status.digest[:12]}  {status.state:<8}  {given}  {what}")
 
 

@@ -57,7 +57,7 @@ def sums(plan: Plan, schema: Schema, relation: str, *, bounded: bool) -> exp.Sel
 
     The key of a `Cut` or `Case` is the index of its label; other keys are values. Groups without rows are absent.
     """
-    terms = _Terms(schema)
+    terms = Terms(schema)
     totals = [named(_total(component, terms, schema), f"c{i}") for i, component in enumerate(plan.components)]
     keys = groups(plan, schema)
     inner = _terms(plan, schema, relation, bounded, keys + terms.selected())
@@ -68,7 +68,7 @@ def sums(plan: Plan, schema: Schema, relation: str, *, bounded: bool) -> exp.Sel
 def histogram(plan: Plan, leaves: Leaves, schema: Schema, relation: str, *, bounded: bool) -> exp.Select:
     """Rows per group and bin: columns k0, k1, …, bin and n. Nulls are left out; empty bins are absent."""
     keys = groups(plan, schema)
-    inner = _terms(plan, schema, relation, bounded, [*keys, named(_bin(leaves, schema), "bin")])
+    inner = _terms(plan, schema, relation, bounded, [*keys, named(bin_of(leaves, schema), "bin")])
     names = [*(column(f"k{i}") for i in range(len(keys))), column("bin")]
     rows = named(exp.Count(this=exp.Star()), "n")
     return _grouped(
@@ -79,7 +79,7 @@ def histogram(plan: Plan, leaves: Leaves, schema: Schema, relation: str, *, boun
 # --- layers ---
 
 
-class _Terms:
+class Terms:
     """Collects the columns of the `terms` layer, each once."""
 
     def __init__(self, schema: Schema):
@@ -183,7 +183,7 @@ def _grouped(select: exp.Select, names: Sequence[SQL]) -> exp.Select:
 # --- sums ---
 
 
-def _total(component: Component, terms: _Terms, schema: Schema) -> SQL:
+def _total(component: Component, terms: Terms, schema: Schema) -> SQL:
     if component.kind == "units":
         unit: SQL = terms.unit()
         if component.requires:
@@ -199,7 +199,7 @@ def _total(component: Component, terms: _Terms, schema: Schema) -> SQL:
         if len(needed) > 1:
             needed = [case([(logic(exp.And, [present(part) for part in needed]), integer(1))], None)]
         return exp.Count(this=needed[0] if needed else exp.Star())
-    value = _value(component, terms, schema)
+    value = value_of(component, terms, schema)
     own = {factor.term for factor in component.factors}
     others = [present(terms.plain(term)) for term in component.requires if term not in own]
     if others:
@@ -208,7 +208,7 @@ def _total(component: Component, terms: _Terms, schema: Schema) -> SQL:
     return cast(total, "VARCHAR" if wide(component, schema) else "BIGINT")
 
 
-def _value(component: Component, terms: _Terms, schema: Schema) -> SQL:
+def value_of(component: Component, terms: Terms, schema: Schema) -> SQL:
     """The product of the factors on one row; of reals on the grid."""
     whole = component.whole
     value, size = integer(1), 0
@@ -243,7 +243,7 @@ def _factor(factor: Factor, whole: bool, schema: Schema) -> SQL:
     return value if factor.center == 0 else exp.paren(exp.Sub(this=value, expression=center))
 
 
-def _bin(leaves: Leaves, schema: Schema) -> SQL:
+def bin_of(leaves: Leaves, schema: Schema) -> SQL:
     """min(max(floor((x - low) / width), 0), bins - 1)."""
     value = number(leaves.term, schema)
     if leaves.width == 0:

@@ -81,7 +81,7 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "analyst": self.analyst,
             "purpose": self.purpose,
             "legal basis": self.legal_basis,
-            "data set": self.query.table,
+            "data set": self.query.title,
             **wording.question(self.query),
             "output": ", ".join(self.output),
             "runs": str(self.runs),

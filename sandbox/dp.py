@@ -27,6 +27,8 @@ GRID = 1 << 10
 MIN_DEPARTMENT_SIGMA = 32.0
 MAX_SIGMA = float(1 << 23)
 MAX_EPSILON = 100.0
+JOINED_GRID = 1 << 26
+MAX_JOINED_SIGMA = float(1 << 40)
 
 
 class Noise(msgspec.Struct, frozen=True):
@@ -62,6 +64,23 @@ def noise_for(plan: Plan, rows_per_unit: int, rho: float, honest: int) -> Noise:
             f"{MIN_DEPARTMENT_SIGMA * math.sqrt(honest) / GRID:.3g} to {MAX_SIGMA:.3g}: change epsilon, or ask for fewer sums"
         )
     return Noise(rho, sensitivity, sigma, department_sigma, grid)
+
+
+def joined_noise(plan: Plan, rho: float, departments: int) -> Noise:
+    """The same for a joined table, whose sums are of rows on a grid of `JOINED_GRID` each: a person is one row, and moves one entry of each
+    family by at most that. Each department adds noise enough with any one of the others left out, so that no one can take it off.
+
+    Raises `ParameterError` where no supported noise serves.
+    """
+    sensitivity = math.sqrt(plan.families) * JOINED_GRID
+    sigma = sensitivity / math.sqrt(2 * rho)
+    department_sigma = sigma / math.sqrt(departments - 1)
+    if department_sigma > MAX_JOINED_SIGMA or department_sigma < MIN_DEPARTMENT_SIGMA:
+        raise ParameterError(
+            f"'epsilon' asks for noise with deviation {sigma / JOINED_GRID:.3g} row bounds in each sum; supported are up to "
+            f"{MAX_JOINED_SIGMA / JOINED_GRID:.3g}: change epsilon, or ask for fewer sums"
+        )
+    return Noise(rho, sensitivity, sigma, department_sigma, JOINED_GRID)
 
 
 def check_epsilon(epsilon: float) -> None:

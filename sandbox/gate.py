@@ -29,6 +29,8 @@ from .catalog import Budget, Catalog, DataSet, Level, Schema
 from .design_matrix import Design, Rows, design, read
 from .engine import Engine, LocalSums
 from .errors import ApprovalNeeded, BudgetExceeded, CatalogError, Denied, Refused, ScheduleError
+from .joining.declared import Join
+from .joining.earlier import Earlier, scope_of
 from .judge import Case, Judge, caps, policies
 from .members import Members, members
 from .members import keys as row_keys
@@ -49,12 +51,14 @@ _VERDICTS: dict[type, Literal["allow", "deny", "needs approval"]] = {
 
 
 class Allow(Node, frozen=True, tag="allow"):
-    """Permitted. An exact result must keep `rules`, and be compared with `released`; a DP one costs `rho`, leaving `epsilon_left`."""
+    """Permitted. An exact result must keep `rules`, and be compared with `released`, of a joined table with `earlier`; a DP one costs
+    `rho`, leaving `epsilon_left`."""
 
     rules: disclosure.Rules | None = None
     rho: float = 0.0
     epsilon_left: float | None = None
     released: tuple[differencing.Released, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
 
 
 class NeedsApproval(Node, frozen=True, tag="needs_approval"):
@@ -84,6 +88,7 @@ class Entry(msgspec.Struct, frozen=True):
     budget: Budget | None
     epsilon_spent: float
     approvers: int = 0
+    join: Join | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -162,7 +167,7 @@ class Gate:
                 raise ScheduleError("only exact requests are compared with earlier releases")
             cells = self._members(case)
             self._check_local(case, cells)
-            return self.state.cohorts.vector(case.request.query.table, cells, released)
+            return self.state.cohorts.vector(case.table, cells, released)
 
     def refused(self, signed: keys.Signed) -> None:
         """Log that the coordinator refused a request on joint differences; `signed`: its `Clearance`, with the reasons."""
@@ -184,7 +189,7 @@ class Gate:
             assert case.charge is not None
             if case.request.model is not None:
                 raise ScheduleError("a model is fitted in rounds of its own")
-            name, noise = case.request.query.table, None
+            name, noise = case.table, None
             if case.charge.event is not None:
                 assert isinstance(case.charge.event, Zcdp)
                 noise = dp.noise_for(case.plan, case.dataset.rows_per_unit, case.charge.event.rho, honest)
@@ -194,6 +199,20 @@ class Gate:
             raise CatalogError(f"data set {name!r}: the data changed while they were read")
         self._step("computed")
         return Answer(case.plan, sums, noise)
+
+    def joined(self, signed: keys.Signed) -> tuple[Case, Engine]:
+        """A request on a joined table that may run, and where its rows are. Nothing is charged yet."""
+        with self._lock:
+            case = self._admitted(self._judge.open(signed), 1, joined=True)
+        return case, self._engines[case.table]
+
+    def join(self, signed: keys.Signed, clearance: keys.Signed | None = None) -> Case:
+        """Charge for such a request, keep its question where it is exact, log: once that is durable its shares may leave."""
+        with self._lock:
+            case = self._admitted(self._judge.open(signed), 1, joined=True)
+            self._charge(case, clearance, signed)
+        self._step("computed")
+        return case
 
     def begin(self, signed: keys.Signed, honest: int, clearance: keys.Signed | None = None) -> Begun:
         """The same for a model: charge all of its rounds, keep its cohort, log, read its rows. They stay here: only sums over them leave."""
@@ -217,25 +236,27 @@ class Gate:
 
     def _begun(self, case: Case) -> Begun:
         assert case.request.model is not None
-        name, schema = case.request.query.table, case.dataset.schema()
+        name, schema = case.table, case.dataset.schema()
         version, rows = read(self._engines[name], _design(case.request.model, schema), bounded=not case.exact)
         if version != case.version:
             raise CatalogError(f"data set {name!r}: the data changed while they were read")
         self._step("computed")
         return Begun(case.request, schema, rows, case.terms.rules if case.exact else None)
 
-    def _charge(self, case: Case, clearance: keys.Signed | None) -> bool:
-        """All of that but to compute; whether cohorts were kept."""
+    def _charge(self, case: Case, clearance: keys.Signed | None, joined: keys.Signed | None = None) -> bool:
+        """All of that but to compute; whether cohorts were kept, or of a joined table the request."""
         assert case.charge is not None
-        name, event = case.request.query.table, case.charge.event
-        cells, cleared = None, tuple[str, ...]()
+        name, event = case.table, case.charge.event
+        cells, cleared, keep = None, tuple[str, ...](), False
         if case.exact and (case.compared or clearance is not None):
             cleared = self._cleared(case, clearance)
-            known = {release.request for release in self.state.cohorts.released(name)}
-            if not known <= set(cleared):
+            earlier = self.state.cohorts if case.wide is None else self.state.joins
+            if not {release.request for release in earlier.released(name)} <= set(cleared):
                 raise ScheduleError("an earlier release was not compared with: ask again")
-            cells = self._members(case)
-            self._check_local(case, cells)
+            keep = True
+            if case.wide is None:
+                cells = self._members(case)
+                self._check_local(case, cells)
         charged = self.state.ledger.charge(case.charge, caps(case.terms))
         if charged.repeated:
             raise ScheduleError("this request has run before: it is answered once")
@@ -245,6 +266,10 @@ class Gate:
             self._step("counted")
         if cells is not None:
             self.state.cohorts.add(name, case.digest, cells, cleared)
+        elif keep and joined is not None and case.plan is not None:
+            scope = scope_of(case.request)
+            self.state.joins.add(name, case.digest, scope, case.version, joined, case.plan.cells, cleared)
+        if keep:
             self._step("kept")
         privacy = case.request.privacy
         self.state.append(
@@ -259,12 +284,12 @@ class Gate:
                 delta=privacy.delta if privacy else None,
                 rho=event.rho if isinstance(event, Zcdp) else None,
                 contract=case.contract,
-                cohorts=cells is not None,
+                cohorts=keep,
                 data_version=case.version,
             )
         )
         self._step("logged")
-        return cells is not None
+        return keep
 
     def record(self, signed: keys.Signed) -> Evidence | None:
         """Log what came of a request that ran here, and prove it; None where this department is not in the sums.
@@ -292,7 +317,9 @@ class Gate:
             if self.state.release_of(statement.request) not in (None, statement.release):
                 raise ScheduleError("another release of this request is recorded here: a request has one")
             included = self.state.department in record.departments
-            if charge.cohorts:
+            if charge.cohorts and self.state.joins.knows(charge.request):
+                self.state.joins.settle(charge.request, record.shown)
+            elif charge.cohorts:
                 self.state.cohorts.settle(charge.dataset, charge.request, record.shown, included=included)
             if not included:
                 return None
@@ -328,8 +355,10 @@ class Gate:
 
     # --- judging ---
 
-    def _admitted(self, request: Request, honest: int) -> Case:
+    def _admitted(self, request: Request, honest: int, *, joined: bool = False) -> Case:
         """The case of a request that may run, or its refusal; logged whether or not the coordinator asked for a decision first."""
+        if (request.query.joined is not None) != joined:
+            raise ScheduleError("a joined table has rounds of its own, and no other has those")
         case = self._judge.judge(request, honest)
         self._log_decision(case)
         if isinstance(case.verdict, policy.Allow):
@@ -350,10 +379,12 @@ class Gate:
             case policy.NeedsApproval(missing=missing):
                 return NeedsApproval(reasons, missing)
         assert case.charge is not None
-        released = self.state.cohorts.released(case.request.query.table) if case.exact else ()
+        joined = case.wide is not None
+        released = self.state.cohorts.released(case.table) if case.exact and not joined else ()
+        earlier = self.state.joins.released(case.table) if case.exact and joined else ()
         event = case.charge.event
         rho = event.rho if isinstance(event, Zcdp) else 0.0
-        return Allow(case.verdict.rules, rho, case.epsilon_left, released)
+        return Allow(case.verdict.rules, rho, case.epsilon_left, released, earlier)
 
     # --- differencing ---
 
@@ -371,7 +402,7 @@ class Gate:
         """Refuse where the owner looks at this department's own rows alone, and they differ by too few."""
         if not case.terms.own.refuse_local_difference:
             return
-        name, rows_per_unit = case.request.query.table, case.dataset.rows_per_unit
+        name, rows_per_unit = case.table, case.dataset.rows_per_unit
         reasons = self.state.cohorts.local_refusals(name, cells, case.least, rows_per_unit)
         if reasons:
             self._refuse(case, [f"of this department's own rows: {reason}" for reason in reasons])
@@ -381,7 +412,7 @@ class Gate:
         found = self._cells.get(case.digest)
         if found is None or found.version != case.version:
             assert case.plan is not None
-            name = case.request.query.table
+            name = case.table
             engine = self._engines[name]
             if not self.state.cohorts.knows(name, case.version):
                 self.state.cohorts.identify(name, *row_keys(engine))
@@ -402,6 +433,7 @@ class Gate:
             dataset.budget,
             spent,
             self._policies[name].approvers,
+            dataset.join,
         )
 
     def _log_decision(self, case: Case) -> None:
@@ -414,14 +446,14 @@ class Gate:
             entries.Request(
                 time=now,
                 request=case.digest,
-                dataset=request.query.table,
+                dataset=case.table,
                 analyst=request.analyst,
                 purpose=request.purpose[: entries.LONGEST],
             ),
             entries.Decision(
                 time=now,
                 request=case.digest,
-                policy=self.state.policy_digest(request.query.table),
+                policy=self.state.policy_digest(case.table),
                 verdict=_VERDICTS[type(case.verdict)],
                 reasons=_texts(reason.text for reason in case.verdict.reasons),
             ),

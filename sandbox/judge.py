@@ -17,6 +17,9 @@ from .catalog import Catalog, DataSet
 from .cohort import cohort
 from .engine import Engine
 from .errors import BudgetExceeded, CallerError, Denied, ParameterError, QueryError
+from .joining import door
+from .joining.split import Split, split
+from .joining.wide import Wide
 from .ledger import Caps, Charge
 from .request import LONGEST, REQUEST, Privacy, Request
 from .state import State
@@ -26,12 +29,13 @@ SKEW = 300  # seconds by which clocks may differ
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One request at this data set, judged: what `decide` tells and `run` needs.
+    """One request at this data set, judged: what `decide` tells and `run` needs. `table` is its name here.
 
-    `pinned`: its owner opened this version of the data alone, or its contract covers no other.
+    Of a joined table `wide` is what it is, and `split` its plan, apart. `pinned`: its owner opened this version of the data alone, or its contract covers no other.
     """
 
     request: Request
+    table: str
     dataset: DataSet
     terms: policy.Policy
     verdict: policy.Decision
@@ -41,6 +45,8 @@ class Case(msgspec.Struct, frozen=True):
     epsilon_left: float | None = None
     contract: str | None = None
     pinned: bool = False
+    wide: Wide | None = None
+    split: Split | None = None
 
     @property
     def digest(self) -> str:
@@ -89,12 +95,11 @@ class Judge:
 
     def judge(self, request: Request, honest: int) -> Case:
         """The verdict of policy, plan and budget, with every reason. Changes nothing."""
-        name = request.query.table
+        name = request.query.table_at(self._catalog.department)
         dataset = self._catalog.datasets.get(name)
         if dataset is None:
-            raise Denied(
-                [f"no data set {name!r} here; there are: {', '.join(sorted(self._catalog.datasets))}"]
-            )
+            known = ", ".join(sorted(self._catalog.datasets))
+            raise Denied([f"no data set {name or request.query.table!r} here; there are: {known}"])
         rules, version = self._policies[name], self._engines[name].version()
         privacy, contract, why = request.privacy, None, ""
         epsilon = privacy.epsilon if privacy else None
@@ -119,7 +124,7 @@ class Judge:
             verdict = policy.NeedsApproval(reasons, verdict.missing)
         pinned = rules.own.data_version is not None or bool(contract and contract.contract.data_version)
         digest = contract.digest if contract else None
-        case = Case(request, dataset, rules, verdict, version, contract=digest, pinned=pinned)
+        case = Case(request, name, dataset, rules, verdict, version, contract=digest, pinned=pinned)
         return self._planned(case, honest)
 
     def recall(self, request: Request) -> Case:
@@ -129,19 +134,27 @@ class Judge:
         if dataset is None:
             raise Denied([f"no data set {name!r} here"])
         verdict = policy.Deny(())
-        return Case(request, dataset, self._policies[name], verdict, self._engines[name].version())
+        return Case(request, name, dataset, self._policies[name], verdict, self._engines[name].version())
 
     def _planned(self, case: Case, honest: int) -> Case:
         """The case with its plan and its charge, or with what stands against them."""
         request, dataset, privacy = case.request, case.dataset, case.request.privacy
         against = list(case.verdict.reasons) if isinstance(case.verdict, policy.Deny) else []
+        wide, apart = None, None
+        against += door.against(case.request, case.table, dataset, case.terms, self._state, case.version)
         try:
-            compiled = plan.compile(request.query, dataset.schema(), exact=privacy is None)
-            if request.model is not None and cohort(request.model, dataset.schema()) != request.query:
+            schema = dataset.schema()
+            if request.query.joined is not None:
+                wide = door.wide_at(request, self._catalog.department, dataset)
+                schema = wide.schema
+            compiled = plan.compile(request.query, schema, exact=privacy is None)
+            if wide is not None:
+                apart = split(compiled, wide)
+            if request.model is not None and cohort(request.model, schema) != request.query:
                 raise QueryError("the request's query is not the cohort of its model")
         except CallerError as error:
             return _denied(case, [*against, policy.Reason("query", str(error))])
-        if case.compared and disclosure.choosing(compiled, dataset.schema()):
+        if case.compared and disclosure.choosing(compiled, schema):
             text = (
                 "an exact aggregate may not choose among a group's rows by a condition: move the condition to filter() or group_by(), "
                 "or give an epsilon"
@@ -153,10 +166,13 @@ class Judge:
             event = cost(request, privacy)
             if request.model is None:
                 assert isinstance(event, Zcdp)
-                dp.noise_for(compiled, dataset.rows_per_unit, event.rho, honest)
+                if wide is None:
+                    dp.noise_for(compiled, dataset.rows_per_unit, event.rho, honest)
+                else:
+                    dp.joined_noise(compiled, event.rho, len(wide.departments))
         charge = Charge(
             request.digest(),
-            request.query.table,
+            case.table,
             request.analyst,
             request.purpose,
             self._state.clock(),
@@ -171,8 +187,9 @@ class Judge:
             against += [reason for reason in spent if _what(reason.text) not in said]
         if against:
             return _denied(case, against)
+        left = left if event is not None else None
         return msgspec.structs.replace(
-            case, plan=compiled, charge=charge, epsilon_left=left if event is not None else None
+            case, plan=compiled, charge=charge, epsilon_left=left, wide=wide, split=apart
         )
 
     def _unaffordable(

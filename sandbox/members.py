@@ -74,7 +74,7 @@ def sql(plan: Plan, schema: Schema, relation: str, dialect: Dialect, *, ordered:
     ]
     digest = [] if ordered else [syntax.named(dialects.row_digest(schema), _DIGEST)]
     clean = exp.select(*(read + digest or [syntax.named(syntax.integer(1), _ROW)]))
-    selected = [syntax.named(_key(key, schema, dialect), f"k{i}") for i, key in enumerate(plan.keys)]
+    selected = [syntax.named(key_code(key, schema, dialect), f"k{i}") for i, key in enumerate(plan.keys)]
     if plan.where is not None or not plan.keys:
         where = [] if plan.where is None else [terms.expression(plan.where, schema)]
         selected.append(syntax.named(_flag(where), _INSIDE))
@@ -110,7 +110,7 @@ def _distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _key(key: Key, schema: Schema, dialect: Dialect) -> exp.Expr:
+def key_code(key: Key, schema: Schema, dialect: Dialect) -> exp.Expr:
     value = terms.group(key, schema)
     if isinstance(key.term, q.Cut | q.Case) or not isinstance(key.domain[0], str):
         return value
@@ -129,7 +129,7 @@ def _places(plan: Plan, columns: Columns) -> NDArray[np.int32]:
     places = np.zeros(len(next(iter(columns.values()))), np.int32)
     outside = np.zeros(len(places), bool)
     for i, key in enumerate(plan.keys):
-        codes = _codes(key, columns[f"k{i}"])
+        codes = codes_of(key, columns[f"k{i}"])
         outside |= codes < 0
         places = places * np.int32(len(key.domain)) + codes
     if _INSIDE in columns:
@@ -138,7 +138,7 @@ def _places(plan: Plan, columns: Columns) -> NDArray[np.int32]:
     return places
 
 
-def _codes(key: Key, column: Any) -> NDArray[np.int32]:
+def codes_of(key: Key, column: Any) -> NDArray[np.int32]:
     """The index of each value in the key's domain, the last of which may be null; -1 for none."""
     values, mask = np.ma.getdata(column), np.ma.getmask(column)
     known = len(key.domain) - (key.domain[-1] is None)

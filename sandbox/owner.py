@@ -85,7 +85,7 @@ class Owner:
         rows = [
             (
                 status.digest[:SHOWN],
-                status.contract.query.table,
+                status.contract.query.title,
                 status.contract.analyst,
                 status.contract.purpose,
                 status.state,

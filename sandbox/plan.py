@@ -55,6 +55,7 @@ class Component(msgspec.Struct, frozen=True):
     bound: int = 1
     exponent: int = 0
     whole: bool = True
+    error: int = 2  # grid units by which one row may be off where it is not whole: products, then rounding
 
 
 class Leaves(msgspec.Struct, frozen=True):

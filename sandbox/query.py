@@ -155,8 +155,30 @@ class Derived(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Analysis = Literal["table", "crosstab", "welch", "anova", "covariance", "correlation"]
 
 
+class Joined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tables whose rows are matched on the identifier `on`, each as "department.table". The first is looked up in the others.
+
+    A person is one row of the joined table where every table knows that person, else none.
+    """
+
+    tables: tuple[Name, ...]
+    on: Name
+
+    @property
+    def departments(self) -> tuple[str, ...]:
+        return tuple(table.partition(".")[0] for table in self.tables)
+
+    def table_of(self, department: str) -> str | None:
+        """The table that a department brings, by the name that it has there."""
+        held = (table.partition(".") for table in self.tables)
+        return next((name for owner, _, name in held if owner == department), None)
+
+
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Filter, then group by `keys`, then aggregate. `analysis` says what is derived from the aggregates."""
+    """Filter, then group by `keys`, then aggregate. `analysis` says what is derived from the aggregates.
+
+    Of one table, whose rows may lie at several departments; or of one that `join` makes, then `table` is the first of its tables.
+    """
 
     table: Name
     aggregates: tuple[Named, ...]
@@ -164,6 +186,22 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where: Expression | None = None
     derived: tuple[Derived, ...] = ()
     analysis: Analysis = "table"
+    join: Joined | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # left out where unset: digests of other queries stay what they were
+
+    @property
+    def joined(self) -> Joined | None:
+        return self.join if isinstance(self.join, Joined) else None
+
+    @property
+    def title(self) -> str:
+        """What is asked, for people."""
+        return self.table if self.joined is None else f"{' + '.join(self.joined.tables)} on {self.joined.on}"
+
+    def table_at(self, department: str) -> str:
+        """The data set that a department answers from. Empty where it has no part: no data set is named so."""
+        return self.table if self.joined is None else self.joined.table_of(department) or ""
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical bytes."""

@@ -187,7 +187,7 @@ class Release(msgspec.Struct, frozen=True, tag_field="result", tag="query"):
 
     def _title(self) -> str:
         kind = "Mock data" if self.mock else ("DP" if self.privacy.mode == "dp" else "Exact")
-        return f"{kind}: {self.query.table} over {', '.join(self.departments)}"
+        return f"{kind}: {self.query.title} over {', '.join(self.departments)}"
 
     def _notes(self) -> list[str]:
         notes = []
@@ -261,7 +261,7 @@ class Explanation(msgspec.Struct, frozen=True):
     seconds: float
 
     def __repr__(self) -> str:
-        lines = [f"Plan for {self.query.table}: {self.cells} cell{'s' * (self.cells != 1)}", ""]
+        lines = [f"Plan for {self.query.title}: {self.cells} cell{'s' * (self.cells != 1)}", ""]
         lines += [f"{i}. {step}" for i, step in enumerate(self.steps, 1)]
         lines += ["", "Who learns what"] + [f"- {line}" for line in self.leakage]
         lines += ["", "What the departments say"] + [f"- {line}" for line in self._decisions()]
@@ -276,7 +276,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
         errors = [f"{name}: {text}" for name, text in self.errors.items()]
         return (
-            f"<div><p><b>Plan for {html.escape(self.query.table)}</b>, {self.cells} cells</p>{listed('ol', list(self.steps))}"
+            f"<div><p><b>Plan for {html.escape(self.query.title)}</b>, {self.cells} cells</p>{listed('ol', list(self.steps))}"
             f"<p>Who learns what</p>{listed('ul', list(self.leakage))}<p>What the departments say</p>"
             f"{listed('ul', self._decisions())}<p>Expected 95 % error per cell</p>{listed('ul', errors)}"
             f"<p>{html.escape(self._cost())}</p></div>"

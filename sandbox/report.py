@@ -154,7 +154,7 @@ def _contract(status: Status) -> tuple[str, ...]:
     contract = status.contract
     return (
         status.digest[:12],
-        contract.query.table,
+        contract.query.title,
         contract.analyst,
         contract.purpose,
         contract.legal_basis,

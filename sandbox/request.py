@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from .catalog import Schema
 from .fit import Fit
 from .keys import Digest
 from .model import Model
@@ -33,6 +34,7 @@ class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One question. Without `privacy` it asks for exact joint values. `expires` is in UTC seconds, at most `LONGEST` ahead.
 
+    Of a joined query `schemas` are what its tables declare, in order: each department answers if it declares its own so.
     With a `model` that is what is asked for, and `query` its cohort: the count of the rows that take part (`sandbox.cohort`).
     """
 
@@ -43,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires: int
     privacy: Privacy | None = None
     model: Model | None = None
+    schemas: tuple[Schema, ...] = ()
 
     @property
     def analysis(self) -> str:

@@ -10,6 +10,7 @@ A crash may leave a charge that the log does not tell of, never the reverse, sin
 
     ledger.db   sandbox.ledger       cohorts.db   sandbox.cohorts
     approvals.db  sandbox.approvals  audit/       sandbox.audit
+    joins.db   sandbox.joining.earlier
     version.key   the secret under which versions of the data have their names (`sandbox.engine`)
 
 Every batch of entries stands under a signed head as soon as it is logged (0.5 ms), what was refused too: see `append`.
@@ -33,6 +34,7 @@ from .catalog import Catalog
 from .checkpoint import origin
 from .cohorts import Cohorts
 from .errors import LedgerError
+from .joining.earlier import Joins
 from .keys import SigningKey, secret
 from .ledger import Entry, Ledger
 from .policy import Policy
@@ -61,6 +63,7 @@ class State:
             self.secret = secret(self.directory / "version.key")
             self.ledger = Ledger(self.directory / "ledger.db")
             self.cohorts = Cohorts(self.directory / "cohorts.db")
+            self.joins = Joins(self.directory / "joins.db")
             self.approvals = Approvals(
                 self.directory / "approvals.db",
                 self.department,
@@ -76,7 +79,7 @@ class State:
     def close(self, reason: str = "") -> None:
         """Log that the node stops, and release the files."""
         self.append(entries.Stop(time=self.now(), reason=reason))
-        for part in (self.ledger, self.cohorts, self.approvals, self.log):
+        for part in (self.ledger, self.cohorts, self.joins, self.approvals, self.log):
             part.close()
 
     def now(self) -> int:
@@ -200,6 +203,7 @@ class State:
 
     def _check_cohorts(self) -> None:
         kept = {release.request for name in self._policies for release in self.cohorts.released(name)}
+        kept |= {release.request for name in self._policies for release in self.joins.released(name)}
         for charge in self._charges.values():
             if charge.cohorts and charge.dataset in self._policies and charge.request not in kept:
                 raise LedgerError(

@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Session(Protocol):
     """What carries a query out: `federated.session.City`."""
 
-    def columns(self, table: str) -> pd.DataFrame: ...
+    def columns(self, table: str, joined: q.Joined | None = None) -> pd.DataFrame: ...
     def explain(self, query: q.Query, epsilon: float | None, delta: float | None) -> Explanation: ...
     def mock(self, query: q.Query, epsilon: float | None, delta: float | None) -> Release: ...
     def release(
@@ -74,7 +74,7 @@ class JointQuery:
     def __repr__(self) -> str:
         names = ", ".join(named.name for named in self.query.aggregates)
         by = f" by {', '.join(self.query.keys)}" if self.query.keys else ""
-        return f"<JointQuery {names} of {self.query.table}{by}>"
+        return f"<JointQuery {names} of {self.query.title}{by}>"
 
     def explain(self, *, epsilon: float | None = None, delta: float | None = None) -> Explanation:
         """Steps, who learns what, cost in epsilon, expected error per cell, bytes: before anything is spent."""
@@ -152,7 +152,7 @@ class Grouped:
 
 
 class JointTable:
-    """One logical table whose rows live at several departments."""
+    """One logical table whose rows live at several departments, or, `joined`, its columns."""
 
     def __init__(
         self,
@@ -160,16 +160,18 @@ class JointTable:
         name: str,
         where: q.Expression | None = None,
         derived: tuple[q.Derived, ...] = (),
+        joined: q.Joined | None = None,
     ):
-        self.name, self._session, self._where, self._derived = name, session, where, derived
+        self.name, self.joined = name, joined
+        self._session, self._where, self._derived = session, where, derived
 
     def __repr__(self) -> str:
-        return f"<JointTable {self.name}>"
+        return f"<JointTable {self.name if self.joined is None else ' + '.join(self.joined.tables)}>"
 
     @property
     def columns(self) -> pd.DataFrame:
         """The declared columns: type, bounds or categories, nullable, description."""
-        return self._session.columns(self.name)
+        return self._session.columns(self.name, self.joined)
 
     def filter(self, *conditions: Expression) -> JointTable:
         """Keep rows for which every condition holds; a null condition drops the row."""
@@ -179,7 +181,7 @@ class JointTable:
         # A filter sees the columns as they are at this point, so later with_columns cannot change its meaning.
         parts = terms if self._where is None else (self._where, *terms)
         where = parts[0] if len(parts) == 1 else q.Logic("and", parts)
-        return JointTable(self._session, self.name, where, self._derived)
+        return JointTable(self._session, self.name, where, self._derived, self.joined)
 
     def with_columns(self, **columns: Expression) -> JointTable:
         """Add columns computed from others: `with_columns(ill=col("illdays") > 0)`."""
@@ -187,7 +189,7 @@ class JointTable:
             q.Derived(name, _of(Expression, expression, "with_columns").node)
             for name, expression in columns.items()
         )
-        return JointTable(self._session, self.name, self._where, self._derived + added)
+        return JointTable(self._session, self.name, self._where, self._derived + added, self.joined)
 
     def group_by(self, *keys: str) -> Grouped:
         """Group by columns with a declared domain: a category, boolean, integer with bounds, or `cut`/`when` column."""
@@ -207,7 +209,8 @@ class JointTable:
         if not cuts:
             raise QueryError("histogram: 'breaks' must be one or more numbers")
         band = q.Cut(q.Column(column), cuts, band_labels(cuts))
-        table = JointTable(self._session, self.name, self._where, (*self._derived, q.Derived(name, band)))
+        derived = (*self._derived, q.Derived(name, band))
+        table = JointTable(self._session, self.name, self._where, derived, self.joined)
         return table._query((count(),), (name,))
 
     def crosstab(self, rows: str, columns: str) -> JointQuery:
@@ -247,6 +250,7 @@ class JointTable:
         `settings`: see `sandbox.training.Training`: sampling_rate, local_steps, optimiser, strategy, validation, … With `privacy` and
         `epsilon` the noise is chosen so that all rounds together cost no more; they are charged before the first.
         """
+        self._check_one_table()
         fields = {
             "features": self._named(features),
             "target": self._named([target])[0],
@@ -270,6 +274,7 @@ class JointTable:
         epsilon: float | None,
         delta: float | None,
     ) -> Fitted:
+        self._check_one_table()
         if formula is not None:
             if features or target:
                 raise QueryError("fit: give 'formula', or 'features' and 'target'")
@@ -289,6 +294,12 @@ class JointTable:
         model = Fit(self.name, estimator, named, wanted, where, missing, rounds)
         found: Fitted = self._session.model(model, purpose, epsilon, delta)
         return found
+
+    def _check_one_table(self) -> None:
+        if self.joined is not None:
+            raise QueryError(
+                "models are not fitted on joined tables: ask for means, covariances and correlations"
+            )
 
     def _named(self, names: Sequence[str]) -> tuple[q.Derived, ...]:
         """Columns by name; added ones as what they are made of."""
@@ -338,7 +349,8 @@ class JointTable:
         for aggregation in aggregations:
             _of(Aggregation, aggregation, "agg")
         named = tuple(q.Named(a.name, a.aggregate) for a in aggregations)
-        query = q.Query(self.name, named, keys, self._where, self._derived, analysis)
+        join = msgspec.UNSET if self.joined is None else self.joined
+        query = q.Query(self.name, named, keys, self._where, self._derived, analysis, join)
         try:  # a malformed tree is the caller's error, here
             msgspec.convert(msgspec.to_builtins(query), q.Query)
         except (msgspec.ValidationError, TypeError) as error:

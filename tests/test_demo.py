@@ -86,6 +86,7 @@ def test_prints_every_chapter_as_plain_lines(output: str) -> None:
         "What can be proven afterwards",
         "Bytes, time, and what is left",
         "Score without showing",
+        "Columns apart",
     ]
     assert "\x1b" not in output
 

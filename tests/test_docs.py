@@ -11,7 +11,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -20,10 +20,12 @@ import typer
 
 import sandbox
 from federated.commands import add
+from federated.joining import demo as clinics
 from federated.session import City
 from sandbox import cli, policy
 from sandbox.catalog import Catalog, Overrides
 from sandbox.disclosure import RULES
+from sandbox.joining.declared import Normaliser
 from sandbox.table import JointQuery
 
 add(cli.app)
@@ -189,6 +191,25 @@ def test_the_policy_shown_tightens_the_demos_catalogue() -> None:
         "health_survey", msgspec.toml.decode(demo + own, type=Catalog).datasets["health_survey"]
     )
     assert (terms.kinds, terms.approvers, terms.own.hidden) == (("dp",), 2, ("releases_per_analyst",))
+
+
+def test_the_catalogue_of_a_join_shown_is_the_demos() -> None:
+    """What is shown of it: the demo has more columns, and reads its identifiers as they are."""
+    [text] = [text for text in blocks("toml") if "[datasets.tests.join]" in text]
+    shown = msgspec.toml.decode(text.encode(), type=Catalog).datasets["tests"]
+    own = msgspec.toml.decode(clinics.CATALOGS[1].encode(), type=Catalog).datasets["tests"]
+    assert shown.join is not None
+    assert own.join is not None
+    assert own.join.view is not None
+    assert (shown.unit, shown.rows_per_unit, shown.join.tables) == (
+        own.unit,
+        own.rows_per_unit,
+        own.join.tables,
+    )
+    assert (shown.join.view or {}).items() <= own.join.view.items()
+    assert shown.columns["value"] == own.columns["value"]
+    for normaliser in get_args(Normaliser):
+        assert f"`{normaliser}`" in section("Columns that live apart")
 
 
 def tables(title: str) -> list[list[list[str]]]:

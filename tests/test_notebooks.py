@@ -97,6 +97,25 @@ SHOWN = {
         "weighted": "1 level left",
         "sums": "exact: True",
     },
+    "06_columns_apart": {
+        "catalog": "diagnoses",
+        "columns": "laboratory",
+        "pooled": "12,201 people are known to all three departments",
+        "explain": "blinded and in a secret order",
+        "mock": "Mock data",
+        "exact": "4723  59.246314",
+        "equal": "equal: True",
+        "corr": "0.147160",
+        "ttest": "on the pooled rows: statistic",
+        "crosstab": "equal: True",
+        "difference": "differ by fewer than 10 units",
+        "two": "TooFewDepartments: 2 departments take part; an exact joint value needs at least 3",
+        "mixed": "QueryError: filter: a condition on columns of registry and hospital",
+        "dp": "Differentially private per person: ε = 1",
+        "leakage": "registry 18,432",
+        "receipt": "The receipt holds.",
+        "engine": "16 {",
+    },
 }
 DRAWN = {"01_joint_statistics": ("plot", "corr")}
 

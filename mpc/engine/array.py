@@ -208,6 +208,13 @@ class SecretArray:
                 parameters += [0, int(part) % length, 0, 0]
         return self._apply("index", [self], Type(self.kind, shape), parameters)
 
+    def take(self, places: Sequence[int]) -> SecretArray:
+        """These entries, in C order, of integers."""
+        x = self.integers()
+        if not all(0 <= place < x.type.size for place in places):
+            raise OutOfRange("places", f"must be 0 ... {x.type.size - 1}")
+        return x._apply("take", [x], Type("int", (len(places),)), [int(place) for place in places])
+
     # construction
 
     def _apply(

@@ -195,6 +195,7 @@ OPERATIONS: dict[str, Operation] = {
     "times constant": Operation(lambda call: _widen(call)[0] * call.plan.constants[call.node.parameters[0]]),
     "sum": Operation(_sum),
     "index": Operation(_index),
+    "take": Operation(lambda call: call.shares[0].reshape(-1)[np.array(call.node.parameters, np.int64)]),
     "concatenate": Operation(_stack),
     "reshape": Operation(_reshape),
     "transpose": Operation(lambda call: np.ascontiguousarray(call.shares[0].T)),

@@ -82,6 +82,9 @@ class Dealer:
         target = np.frombuffer(message, dtype=_WORD, offset=_HEADER.size)
         position = 0
         for index, node in enumerate(plan.nodes):
+            needs = needs_of(plan, node)
+            if not needs and names.get(index) not in given:
+                continue
             keys = [node_key(seed, self._session, plan, index) for seed in self._seeds]
             if names.get(index) in given:
                 part = Part((node.type.words,), node.type.kind == "bit")
@@ -89,7 +92,7 @@ class Dealer:
                     part, given[names[index]], Keystream(keys[0])
                 )
                 position += part.words
-            for correction in deal(needs_of(plan, node), *keys):
+            for correction in deal(needs, *keys):
                 target[position : position + correction.size] = correction
                 position += correction.size
         self._done = True
@@ -171,14 +174,12 @@ class Computer:
 
     def _begin(self, index: int) -> None:
         plan, node = self._plan, self._plan.nodes[index]
-        deck = Deck(
-            node_key(self._seed, self._session, plan, index),
-            needs_of(plan, node),
-            self._corrections[index] if self._role == "C" else None,
-        )
         if node.operation == "input":
             self._keep(index, self._input(index, node))
             return
+        needs = needs_of(plan, node)
+        key = node_key(self._seed, self._session, plan, index) if needs else bytes(KEY_BYTES)
+        deck = Deck(key, needs, self._corrections[index] if self._role == "C" else None)
         shares = tuple(self._values[i] for i in node.inputs)
         call = Call(self._role == "B", shares, node, types_of(plan, node), plan, deck)
         result = OPERATIONS[node.operation].run(call)

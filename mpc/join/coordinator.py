@@ -95,10 +95,14 @@ class Coordinator:
         """For every department, once all have said hello."""
         self._complete("hellos", self._signed, self.departments)
         if not self._context:
-            capacities = {name: hello.capacity for name, hello in self._hellos.items()}
-            self._plan = plan_for(self._question, capacities)
+            self._plan = plan_for(self._question, self.capacities)
             self._context = messages.joint_context(self._announcement.digest, self._signed)
         return messages.encode(self._signed)
+
+    @property
+    def capacities(self) -> dict[str, int]:
+        """The padded number of rows of each department that has said hello."""
+        return {name: hello.capacity for name, hello in self._hellos.items()}
 
     def accept_table(self, sender: str, message: bytes) -> None:
         if not self._context:

@@ -161,6 +161,11 @@ class TableSide(Department):
 
     attempts = 0  # to fill the table, of the session that was served
 
+    @property
+    def finished(self) -> bool:
+        """Whether the table was given."""
+        return self._done
+
     def _check_role(self, question: Question) -> None:
         if self.name not in question.tables:
             raise OutOfRange("tables", "must contain this department, which brings a table")
@@ -231,6 +236,11 @@ class ProbeSide(Department):
         self._computer = Computer("B", plan, session, seed, self._used, inputs=inputs, shares=shares)
         self._close()
         return messages.pack_parts(PROBE, context, [*indices, self._computer.start()])
+
+    @property
+    def finished(self) -> bool:
+        """Whether C has all that it needs."""
+        return self._done and self._computer.finished
 
     def receive(self, levels: bytes) -> bytes:
         """Answers a turn of C."""

@@ -17,17 +17,19 @@ sums tell, which is for disclosure control. A sum that could leave int64 by its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from mpc import bits
 from mpc.engine import Plan, SecretArray, concatenate
 from mpc.engine.plan import Holder, Type
 from mpc.errors import OutOfRange, Overflow
 
-MOST_COLUMNS = 4096
+MOST_COLUMNS = 8192
+MOST_VALUES = 1 << 26  # of all columns, a row of the probe each
 
 
 class Columns(msgspec.Struct, frozen=True, array_like=True):
@@ -57,16 +59,18 @@ class Less(msgspec.Struct, frozen=True, array_like=True, tag="less"):
 
 Factor = Column | Less
 Term = tuple[Factor, ...]
+Product = tuple[Factor | str, ...]  # a table's name stands for its match
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
-    """`probe` is B, `tables` the others; the first of them deals."""
+    """`probe` is B, `tables` the others; the first of them deals. `scales`: each sum is multiplied by its own, before any noise."""
 
     probe: str
     tables: tuple[str, ...]
     columns: dict[str, Columns]
     terms: tuple[Term, ...]
     noise: bool = False
+    scales: tuple[int, ...] = ()
 
     @property
     def dealer(self) -> str:
@@ -86,8 +90,16 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
                 raise OutOfRange("bounds", "must be 0 ... 2^62 - 1")
             if columns.flags and not columns.unique:
                 raise OutOfRange("flags", "of a table with repeated keys are counts: declare them as words")
-        for term in self.terms:
-            self._check_term(term, min(capacities.values()))
+        width = sum(columns.flags + len(columns.bounds) for columns in self.columns.values())
+        if width * capacities.get(self.probe, 1) > MOST_VALUES:
+            raise OutOfRange(
+                "columns",
+                f"are {width} with {capacities[self.probe]} rows; together they may have {MOST_VALUES} values: use fewer or coarser groups",
+            )
+        if self.scales and (len(self.scales) != len(self.terms) or min(self.scales) < 1):
+            raise OutOfRange("scales", "must be one for each term, each 1 or more")
+        for term, scale in zip(self.terms, self.scales or (1,) * len(self.terms), strict=True):
+            self._check_term(term, scale * min(capacities.values()))
 
     def _check_term(self, term: Term, rows: int) -> None:
         bound, uses = rows, dict.fromkeys(self.columns, 0)
@@ -135,7 +147,8 @@ class _Planner:
         self._matches: dict[str, SecretArray] = {}
         self._columns: dict[str, SecretArray] = {}
         self._flags: dict[str, SecretArray] = {}
-        self._products: dict[tuple[Factor | str, ...], SecretArray] = {}
+        self._whole: dict[str, SecretArray] = {}  # flags as integers
+        self._products: dict[Product, SecretArray] = {}
         mine = question.columns[question.probe]
         node = self.plan.input("probe", "int", (mine.flags + len(mine.bounds), self._rows), "B")
         self._columns[question.probe] = SecretArray(self.plan, node)
@@ -176,16 +189,20 @@ class _Planner:
 
     def _sums(self) -> SecretArray:
         products = [self._factors(term) for term in self._question.terms]
-        pairs = [(p[:-1], p[-1:]) for p in products if len(p) > 1]
-        left = list(dict.fromkeys(pair[0] for pair in pairs))
-        right = list(dict.fromkeys(pair[1] for pair in pairs))
-        if pairs:
-            crossed = self._matrix(left).inner(self._matrix(right))
-        sums = [
-            crossed[left.index(p[:-1]), right.index(p[-1:])] if len(p) > 1 else self._product(p).sum()
+        single = _numbered(p for p in products if len(p) == 1)
+        left = _numbered(p[:-1] for p in products if len(p) > 1)
+        right = _numbered(p[-1:] for p in products if len(p) > 1)
+        found = [self._matrix(list(single)).sum(axis=1)] if single else []
+        if left:
+            found.append(self._matrix(list(left)).inner(self._matrix(list(right))).reshape(-1))
+        sums = found[0] if len(found) == 1 else concatenate(found)
+        places = [
+            single[p] if len(p) == 1 else len(single) + left[p[:-1]] * len(right) + right[p[-1:]]
             for p in products
         ]
-        total = concatenate([one.reshape(1) for one in sums])
+        total = sums.take(places)
+        if self._question.scales:
+            total = total * np.array(self._question.scales)
         if self._question.noise:
             for name in (self._question.probe, *self._question.tables):
                 holder: Holder = "B" if name == self._question.probe else "shares"
@@ -193,7 +210,7 @@ class _Planner:
                 total = total + SecretArray(self.plan, node)
         return total
 
-    def _factors(self, term: Term) -> tuple[Factor | str, ...]:
+    def _factors(self, term: Term) -> Product:
         """What is multiplied: the term's factors, and the match of each table that none of its columns implies.
 
         A selected column is zero where there is no match. Tables first, the probe's columns last.
@@ -204,11 +221,36 @@ class _Planner:
         ordered = sorted(term, key=lambda f: isinstance(f, Column) and f.department == probe)
         return (*matches, *ordered)
 
-    def _matrix(self, products: list[tuple[Factor | str, ...]]) -> SecretArray:
-        rows = [self._product(product).reshape(1, self._rows) for product in products]
+    def _matrix(self, products: list[Product]) -> SecretArray:
+        """Products as rows. Consecutive columns of one department are one slice."""
+        rows: list[SecretArray] = []
+        start = 0
+        while start < len(products):
+            stop = start + 1
+            while stop < len(products) and _follows(products[stop - 1], products[stop]):
+                stop += 1
+            first = products[start][0]
+            if stop - start > 1 and isinstance(first, Column):
+                columns, place = self._place(first)
+                rows.append(columns[place : place + stop - start])
+            else:
+                rows.append(self._product(products[start]).reshape(1, self._rows))
+            start = stop
         return rows[0] if len(rows) == 1 else concatenate(rows)
 
-    def _product(self, factors: tuple[Factor | str, ...]) -> SecretArray:
+    def _place(self, column: Column) -> tuple[SecretArray, int]:
+        """The matrix that a column is a row of, and which."""
+        name = column.department
+        if name == self._question.probe:
+            before = self._question.columns[name].flags if column.kind == "word" else 0
+            return self._columns[name], before + column.number
+        if column.kind == "word":
+            return self._columns[name], column.number
+        if name not in self._whole:
+            self._whole[name] = self._flags[name].integers()
+        return self._whole[name], column.number
+
+    def _product(self, factors: Product) -> SecretArray:
         """A product of vectors, multiplied in halves so that depth grows with the logarithm."""
         if factors not in self._products:
             if len(factors) == 1:
@@ -223,11 +265,20 @@ class _Planner:
             return self._matches[factor].integers()
         if isinstance(factor, Less):
             return (self._product((factor.left,)) < self._product((factor.right,))).integers()
-        if factor.department == self._question.probe:
-            place = factor.number + (
-                self._question.columns[self._question.probe].flags if factor.kind == "word" else 0
-            )
-            return self._columns[factor.department][place]
-        if factor.kind == "word":
-            return self._columns[factor.department][factor.number]
-        return self._flags[factor.department][factor.number].integers()
+        columns, place = self._place(factor)
+        return columns[place]
+
+
+def _numbered(parts: Iterable[Product]) -> dict[Product, int]:
+    """Each once, numbered in order."""
+    return {part: number for number, part in enumerate(dict.fromkeys(parts))}
+
+
+def _follows(one: Product, other: Product) -> bool:
+    """Whether two single columns stand one after the other in their department's matrix."""
+    if len(one) != 1 or len(other) != 1:
+        return False
+    a, b = one[0], other[0]
+    if not isinstance(a, Column) or not isinstance(b, Column):
+        return False
+    return (a.department, a.kind, a.number + 1) == (b.department, b.kind, b.number)

@@ -1,0 +1,9 @@
+"""One table whose columns live at several departments: what they do together. `sandbox.joining` is what each does alone.
+
+    offered    what `city.join(…)` gives: the joined table, from what the departments offer
+    question   a request -> the `mpc.join.Question` that every party makes for itself, and sums -> the plan's vector
+    sides      a department's end: the gate's word, then blinded shares
+    driving    the coordinator's end: hello, tables, probe, turns
+
+`mpc.join` says who learns what: the coordinator the sums and padded sizes, no one who is in which table.
+"""
