@@ -11,6 +11,7 @@ import datetime
 import math
 import pathlib
 import re
+import sys
 from typing import Annotated, Literal
 
 import msgspec
@@ -54,9 +55,10 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     normaliser: Normaliser = "exact"
 
     def __post_init__(self) -> None:
-        if (
-            self.bounds is not None
-        ):  # whole numbers become floats, as decoding makes them: equal columns have equal digests
+        # Equal columns have equal digests: whole numbers become floats, as decoding makes them, and a default text is one object, as encoding
+        # wants it to leave it out.
+        msgspec.structs.force_setattr(self, "normaliser", sys.intern(self.normaliser))
+        if self.bounds is not None:
             msgspec.structs.force_setattr(self, "bounds", tuple(map(float, self.bounds)))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
+import msgspec
 import pytest
 
-from sandbox.catalog import Budget, Catalog, Column, DataSet, load
+from sandbox.catalog import Budget, Catalog, Column, DataSet, Schema, load
 from sandbox.errors import CatalogError
 
 TOML = """
@@ -184,3 +187,13 @@ def test_departments_that_declare_alike_have_one_schema_digest_whatever_else_the
     ]
     digests = {catalog(**changes).datasets["survey"].schema().digest() for changes in others}
     assert len(digests | {ours.digest()}) == len(others) + 1
+
+
+def test_equal_columns_have_equal_digests_wherever_they_come_from():
+    written = Column("identifier", normaliser="exact")
+    for other in (
+        Column("identifier"),
+        pickle.loads(pickle.dumps(written)),
+        msgspec.json.decode(b'{"type": "identifier", "normaliser": "exact"}', type=Column),
+    ):
+        assert Schema({"a": other}).digest() == Schema({"a": written}).digest()
