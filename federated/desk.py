@@ -8,6 +8,7 @@ The desk verifies signatures so as not to waste the departments' time; the depar
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter, OrderedDict, deque
@@ -33,7 +34,8 @@ from sandbox.joining.declared import table_name
 from sandbox.joining.split import split
 from sandbox.pending import ENDED, State, Ticket
 from sandbox.plan import compile as compile_plan
-from sandbox.release import Explanation
+from sandbox.query import canonical
+from sandbox.release import Explanation, Release
 from sandbox.request import REQUEST, Request
 from sandbox.roster import Roster
 
@@ -325,7 +327,9 @@ class Desk:
                 shown = releasing.shown(release)
             else:
                 honest = self.broker.threshold(len(departments))
-                asked = fitting.asked(request, schema, len(departments), honest)
+                asked = fitting.asked(
+                    request, schema, departments, honest, functools.partial(self._model, request.analyst)
+                )
                 outcome = self.broker.model(signed, asked, departments, schema, progress)
                 told = (*self._leakage(request, departments, outcome.present), *asked.leakage())
                 release, shown = releasing.model(request, outcome, schema, told), (0,)
@@ -333,6 +337,14 @@ class Desk:
             receipt, unattested = self.broker.record(request, release.digest(), outcome, shown)
         cost = releasing.cost(traffic, time.perf_counter() - started)
         return msgspec.structs.replace(release, receipt=receipt, unattested=unattested, cost=cost)
+
+    def _model(self, analyst: str, digest: str) -> bytes:
+        """A model that an analyst's own request has released, as its receipt is about."""
+        self.ticket(analyst, digest)
+        release = self._store.release(digest)
+        if release is None or isinstance(release, Release):
+            raise QueryError("the coordinator holds no model of that request, or no more: fit it again")
+        return canonical(release.stated())
 
     def _progress(self, digest: str, stage: str) -> None:
         with self._changed:

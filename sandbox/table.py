@@ -6,7 +6,7 @@ Each step returns a new object; nothing moves before `release`. Names follow Pol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 import msgspec
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from federated.results import Fitted, Trained
 
     from . import fit
+    from .assessment import Method
     from .model import Model
     from .pending import Pending
     from .release import Explanation, Proposal, Release
+    from .training import Training
 
 
 T = TypeVar("T")
@@ -300,6 +302,35 @@ class JointTable:
             raise QueryError(
                 "models are not fitted on joined tables: ask for means, covariances and correlations"
             )
+
+    def _evaluate(
+        self,
+        of: fit.Fit | Training,
+        receipt: bytes,
+        by_department: bool,
+        *,
+        purpose: str,
+        epsilon: float | None,
+        delta: float | None,
+    ) -> Any:
+        from .assessment import Evaluation
+
+        return self._session.model(
+            Evaluation(self._rows(of), receipt, by_department), purpose, epsilon, delta
+        )
+
+    def _contribution(self, of: fit.Fit, method: Method, *, purpose: str) -> Any:
+        from .assessment import Contribution
+
+        rows = self._rows(of)
+        return self._session.model(Contribution(cast("fit.Fit", rows), method), purpose, None, None)
+
+    def _rows(self, of: fit.Fit | Training) -> fit.Fit | Training:
+        """The same with this table's rows."""
+        self._check_one_table()
+        from .assessment import on
+
+        return on(of, self.name, None if self._where is None else self._inlined(self._where))
 
     def _named(self, names: Sequence[str]) -> tuple[q.Derived, ...]:
         """Columns by name; added ones as what they are made of."""
