@@ -46,9 +46,14 @@ class Assessed(msgspec.Struct, frozen=True):
     each: dict[str, Figures | str]
 
 
+def signed(shown: bytes, wanted: assessment.Evaluation) -> bool:
+    """Whether this is the release that the request's receipt is about."""
+    return hmac.compare_digest(hashlib.sha256(shown).hexdigest(), wanted.statement().release)
+
+
 def scored(shown: bytes, wanted: assessment.Evaluation, schema: Schema) -> Any:
     """The model that a release holds, for the rows of `wanted`. Raises `QueryError` unless it is the one that was signed."""
-    if not hmac.compare_digest(hashlib.sha256(shown).hexdigest(), wanted.statement().release):
+    if not signed(shown, wanted):
         raise QueryError("the model is not the one that the request names")
     try:
         released = msgspec.json.decode(shown, type=Union[Fitted, Trained])

@@ -1,4 +1,4 @@
-"""Evaluations and contributions through the door, on every network: those of the pooled rows, charged, proved, and refused where owners do not permit them."""
+"""Evaluations and contributions through the door: those of the pooled rows, charged, proved, and refused where owners do not permit them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ BOTH = Overrides(analyses=("fit", "evaluation", "evaluation_by_department", "con
 
 
 @pytest.fixture(scope="module")
-def opened(open_federation, people):
-    return opener(open_federation, people)
+def opened(open_in_process, people):
+    return opener(open_in_process, people)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,21 @@ def town(opened):
 def consenting(opened):
     """Owners who name what shows single departments' values."""
     return opened(policy=BOTH)
+
+
+def test_over_every_network(open_federation, people):
+    federation, everyone = opener(open_federation, people)(policy=BOTH)
+    table, fitted, pooled = federation.city.table("t"), ill(federation), everyone.pooled()
+    found = fitted.evaluate(table, purpose=PURPOSE, by_department=True)
+    chance = fitted.predict(pooled)
+    assert found.figures.log_loss == pytest.approx(metrics.log_loss(pooled["ill"], chance), rel=1e-9)
+    assert [found.each[name].rows for name in everyone.names] == [
+        len(everyone.pooled([n])) for n in everyone.names
+    ]
+    worth = fitted.contribution(table, purpose=PURPOSE, method="leave_one_out")
+    assert worth.found.departments == everyone.names
+    assert found.verify(federation.city.roster).ok
+    assert worth.verify(federation.city.roster).ok
 
 
 def ill(federation, estimator=None, **more):
@@ -161,14 +176,14 @@ def test_who_may_not_be_asked_for_contributions(consenting):
     federation.wire.restore()
 
 
-def test_one_owner_who_does_not_name_it_is_enough(open_federation, people):
+def test_one_owner_who_does_not_name_it_is_enough(open_in_process, people):
     def but_one(catalogs, frames):
         name = next(iter(catalogs))
         dataset = msgspec.structs.replace(
             catalogs[name].datasets["t"], policy=Overrides(analyses=("fit", "evaluation"))
         )
         catalogs[name] = msgspec.structs.replace(catalogs[name], datasets={"t": dataset})
-        return open_federation(catalogs, frames)
+        return open_in_process(catalogs, frames)
 
     federation, everyone = opener(but_one, people)(policy=BOTH)
     fitted, table = ill(federation), federation.city.table("t")
