@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def _fit(stage: Stage, title: str, code: str) -> Fitted:
         "HistGradientBoostingClassifier": HistGradientBoostingClassifier,
     }
     with stage.running(title) as told:
-        stage.city.progress = told
+        stage.city.progress = _once(told)
         model = eval(code, names)
     assert isinstance(model, Fitted)
     return model
@@ -126,10 +127,22 @@ def _fit(stage: Stage, title: str, code: str) -> Fitted:
 
 def _score(stage: Stage, model: Fitted) -> Evaluated:
     with stage.running("How good is it?") as told:
-        stage.city.progress = told
+        stage.city.progress = _once(told)
         found = eval(SCORE, {"model": model, "people": stage.people})
     assert isinstance(found, Evaluated)
     return found
+
+
+def _once(told: Callable[[str], None]) -> Callable[[str], None]:
+    """Rounds repeat their stages: each is told once."""
+    seen: set[str] = set()
+
+    def tell(stage: str) -> None:
+        if not stage.startswith("round ") and stage not in seen:
+            seen.add(stage)
+            told(stage)
+
+    return tell
 
 
 def _figures(score: Evaluated) -> tuple[str, str, str]:
