@@ -180,6 +180,7 @@ class Judge:
             self._state.clock(),
             event,
             privacy.epsilon if privacy else None,
+            request.analysis,
         )
         try:
             left = self._state.ledger.preview(charge, caps(case.terms)).left
