@@ -161,6 +161,9 @@ class AskedEvaluation:
     def result(self) -> Any:
         return self._result
 
+    def checkpoint(self) -> bytes:
+        return b""
+
     def refusals(self, rules: Rules) -> tuple[str, ...]:
         return ()  # what is not shown was left out
 
@@ -226,6 +229,9 @@ class AskedContribution:
 
     def result(self) -> Any:
         return self._state
+
+    def checkpoint(self) -> bytes:
+        return b""
 
     def refusals(self, rules: Rules) -> tuple[str, ...]:
         return self._learner.refusals(self._state, rules)

@@ -248,19 +248,25 @@ class Desk:
             return dict(self._ended)
 
     def _resume(self) -> None:
-        """After a restart: what was queued goes on; what ran is over, since departments answer a request once."""
+        """After a restart: what was queued goes on, and a training; what else ran is over, since departments answer a request once."""
         for ticket, body in self._store.unfinished():
             signed: keys.Signed = keys.decode(body, keys.Signed)
             request: Request = keys.decode(signed.body, Request)
             self._live[ticket.digest] = ticket
-            if ticket.state == "running" and LAST_WORD in ticket.stages:
+            begun, expired = (
+                ticket.state == "running" and LAST_WORD in ticket.stages,
+                request.expires <= time.time(),
+            )
+            if begun and (expired or not self._store.checkpoint(ticket.digest)):
                 error = Cancelled(
                     "the coordinator stopped while the departments computed: what they charged is spent, and nothing was released. Ask again"
                 )
                 self._end(ticket.digest, error, state="interrupted")
-            elif request.expires <= time.time():
+            elif expired:
                 self._end(ticket.digest, Cancelled("it expired while the coordinator was stopped: ask again"))
             else:
+                if not begun:
+                    self._store.keep(ticket.digest, b"")
                 self._live[ticket.digest] = msgspec.structs.replace(ticket, state="queued", stages=())
                 queue = self._queues.setdefault(request.analyst, deque())
                 queue.append((ticket.digest, signed, request))
@@ -328,9 +334,15 @@ class Desk:
             else:
                 honest = self.broker.threshold(len(departments))
                 asked = fitting.asked(
-                    request, schema, departments, honest, functools.partial(self._model, request.analyst)
+                    request,
+                    schema,
+                    departments,
+                    honest,
+                    functools.partial(self._model, request.analyst),
+                    self._store.checkpoint(digest),
                 )
-                outcome = self.broker.model(signed, asked, departments, schema, progress)
+                keep = functools.partial(self._store.keep, digest)
+                outcome = self.broker.model(signed, asked, departments, schema, progress, keep)
                 told = (*self._leakage(request, departments, outcome.present), *asked.leakage())
                 release, shown = releasing.model(request, outcome, schema, told), (0,)
             self._progress(digest, "logging and signing the release")

@@ -58,6 +58,10 @@ class Asked(Protocol):
     def words(self) -> int: ...
     def take(self, joint: Words, present: int, rules: Rules | None) -> None: ...
     def result(self) -> Any: ...
+    def checkpoint(self) -> bytes:
+        """What the next round begins with, kept so that another process can go on; empty where none can."""
+        ...
+
     def refusals(self, rules: Rules) -> tuple[str, ...]: ...
     def leakage(self) -> tuple[str, ...]: ...
     def stage(self) -> str: ...
@@ -75,15 +79,18 @@ def asked(
     departments: tuple[str, ...],
     honest: int,
     released: Callable[[str], bytes],
+    checkpoint: bytes = b"",
 ) -> Asked:
     """The coordinator's end. `released` gives what an earlier request of the same analyst has released, as its receipt is about.
+
+    With a `checkpoint` a training goes on after the round of it, which departments may have answered: that round is used up.
 
     Raises `QueryError` or `ParameterError` where it cannot run.
     """
     if isinstance(request.model, Training):
         from .training import AskedTraining
 
-        return AskedTraining(request.model, schema, len(departments), honest)
+        return AskedTraining(request.model, schema, len(departments), honest, checkpoint)
     if isinstance(request.model, Evaluation):
         from .assessing import AskedEvaluation
 
@@ -229,6 +236,9 @@ class AskedFit:
 
     def result(self) -> Any:
         return self._state
+
+    def checkpoint(self) -> bytes:
+        return b""
 
     def refusals(self, rules: Rules) -> tuple[str, ...]:
         """Why disclosure control ends the fit here, if it does."""
