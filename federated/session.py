@@ -68,7 +68,7 @@ class Desk(Protocol):
 class City:
     """A session with several departments, as `analyst`, whose requests are signed with `key`.
 
-    Made by `sandbox.demo()`, `sandbox.connect()` or `federated.local.open_federation`. `progress` is told each stage of a release.
+    Made by `sandbox.demo()`, `sandbox.connect()` or `federated.local.open_federation`. `progress` is told each stage of a request: `sandbox.progress.Bar()` draws them.
     """
 
     def __init__(
