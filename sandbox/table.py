@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from federated.results import Fitted, Trained
+    from federated.results import Trained
 
     from . import fit
     from .assessment import Method
@@ -50,12 +50,15 @@ class Session(Protocol):
         epsilon: float | None,
         delta: float | None,
     ) -> Trained: ...
+    def training(
+        self, module: nn.Module, fields: dict[str, Any], epsilon: float | None, delta: float | None
+    ) -> Training: ...
     def formula(
         self, estimator: fit.Estimator, text: str, table: str
     ) -> tuple[fit.Estimator, tuple[q.Derived, ...], q.Derived | None]: ...
     def propose(
         self,
-        query: q.Query,
+        asked: q.Query | Model,
         purpose: str,
         legal_basis: str,
         *,
@@ -252,19 +255,38 @@ class JointTable:
         `settings`: see `sandbox.training.Training`: sampling_rate, local_steps, optimiser, strategy, validation, … With `privacy` and
         `epsilon` the noise is chosen so that all rounds together cost no more; they are charged before the first.
         """
-        self._check_one_table()
-        fields = {
-            "features": self._named(features),
-            "target": self._named([target])[0],
-            "loss": loss,
-            "rounds": rounds,
-        }
-        where = None if self._where is None else self._inlined(self._where)
-        return self._session.train(
-            module, {"table": self.name, "where": where, **fields, **settings}, purpose, epsilon, delta
+        fields = self._trained(features, target, loss=loss, rounds=rounds, **settings)
+        return self._session.train(module, fields, purpose, epsilon, delta)
+
+    def propose_training(
+        self,
+        module: nn.Module,
+        *,
+        features: Sequence[str],
+        target: str,
+        purpose: str,
+        legal_basis: str,
+        epsilon: float | None = None,
+        delta: float | None = None,
+        runs: int = 1,
+        days: float = 30,
+        **settings: Any,
+    ) -> Proposal:
+        """Ask the owners for leave, where `train` raises `ApprovalNeeded`: a contract for `runs` of this very training within `days`."""
+        fields = self._trained(features, target, **settings)
+        training = self._session.training(module, fields, epsilon, delta)
+        return self._session.propose(
+            training, purpose, legal_basis, epsilon=epsilon, budget=None, runs=runs, ranges=(), days=days
         )
 
-    def _fit(
+    def _trained(self, features: Sequence[str], target: str, **settings: Any) -> dict[str, Any]:
+        """The fields of a training."""
+        self._check_one_table()
+        where = None if self._where is None else self._inlined(self._where)
+        named = {"features": self._named(features), "target": self._named([target])[0]}
+        return {"table": self.name, "where": where, **named, **settings}
+
+    def _asked(
         self,
         estimator: fit.Estimator,
         features: Sequence[str] | Mapping[str, Expression],
@@ -272,10 +294,8 @@ class JointTable:
         formula: str | None,
         missing: fit.Missing,
         rounds: int | None,
-        purpose: str,
-        epsilon: float | None,
-        delta: float | None,
-    ) -> Fitted:
+    ) -> fit.Fit:
+        """What an estimator is asked to fit."""
         self._check_one_table()
         if formula is not None:
             if features or target:
@@ -293,9 +313,7 @@ class JointTable:
         from .fit import Fit
 
         where = None if self._where is None else self._inlined(self._where)
-        model = Fit(self.name, estimator, named, wanted, where, missing, rounds)
-        found: Fitted = self._session.model(model, purpose, epsilon, delta)
-        return found
+        return Fit(self.name, estimator, named, wanted, where, missing, rounds)
 
     def _check_one_table(self) -> None:
         if self.joined is not None:
