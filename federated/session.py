@@ -259,7 +259,6 @@ class City:
         epsilon: float | None,
         delta: float | None,
     ) -> Trained:
-        delta = self._delta(fields["table"]) if epsilon is not None and delta is None else delta
         found: Trained = self.model(self.training(module, fields, epsilon, delta), purpose, epsilon, delta)
         return found
 
