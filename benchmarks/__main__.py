@@ -30,6 +30,9 @@ SUITES = (
     "linkage",
     "network",
     "he",
+    "learning",
+    "neural",
+    "trainings",
 )
 RESULTS = pathlib.Path(__file__).parent / "results"
 PACKAGES = (
@@ -39,10 +42,14 @@ PACKAGES = (
     "flwr",
     "msgspec",
     "numpy",
+    "opacus",
     "pandas",
     "pyroaring",
+    "scikit-learn",
     "sqlglot",
     "tenseal",
+    "torch",
+    "xgboost-cpu",
 )
 
 

@@ -32,6 +32,7 @@ from .blocks import (
 )
 from .compare import TOLERANCE, Compared, compare, compare_test, named, suppressed
 from .evidence import evidence
+from .models import trained
 from .scores import scored
 
 PURPOSE = "public-health"
@@ -400,6 +401,7 @@ CHAPTERS: tuple[Callable[[Stage], Chapter], ...] = (
     seen,
     evidence,
     cost,
+    trained,
     scored,
     apart,
 )

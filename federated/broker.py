@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -139,13 +139,16 @@ class Broker:
         departments: tuple[str, ...],
         schema: Schema,
         progress: Progress = lambda _: None,
+        save: Callable[[bytes], None] = lambda _: None,
     ) -> Modelled:
         """A model, round by round. Departments charge for all rounds at the first; before that nothing is spent.
 
         A department that vanishes from a fit stays out of it. From a training it stays out for a while: one that was started anew goes on.
+        `save` is given what another process of the coordinator's needs to go on, before each round.
         """
         with self._lock:
-            return rounds.run(self._sums, self._admit(signed, departments, schema, progress), asked, progress)
+            case = self._admit(signed, departments, schema, progress)
+            return rounds.run(self._sums, case, asked, progress, save)
 
     def compared(self, plan: Plan, poll: Poll) -> int:
         """How many counts each department would send to be compared with earlier releases; 0 where there are none."""

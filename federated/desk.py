@@ -8,6 +8,7 @@ The desk verifies signatures so as not to waste the departments' time; the depar
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter, OrderedDict, deque
@@ -33,7 +34,8 @@ from sandbox.joining.declared import table_name
 from sandbox.joining.split import split
 from sandbox.pending import ENDED, State, Ticket
 from sandbox.plan import compile as compile_plan
-from sandbox.release import Explanation
+from sandbox.query import canonical
+from sandbox.release import Explanation, Release
 from sandbox.request import REQUEST, Request
 from sandbox.roster import Roster
 
@@ -246,19 +248,25 @@ class Desk:
             return dict(self._ended)
 
     def _resume(self) -> None:
-        """After a restart: what was queued goes on; what ran is over, since departments answer a request once."""
+        """After a restart: what was queued goes on, and a training; what else ran is over, since departments answer a request once."""
         for ticket, body in self._store.unfinished():
             signed: keys.Signed = keys.decode(body, keys.Signed)
             request: Request = keys.decode(signed.body, Request)
             self._live[ticket.digest] = ticket
-            if ticket.state == "running" and LAST_WORD in ticket.stages:
+            begun, expired = (
+                ticket.state == "running" and LAST_WORD in ticket.stages,
+                request.expires <= time.time(),
+            )
+            if begun and (expired or not self._store.checkpoint(ticket.digest)):
                 error = Cancelled(
                     "the coordinator stopped while the departments computed: what they charged is spent, and nothing was released. Ask again"
                 )
                 self._end(ticket.digest, error, state="interrupted")
-            elif request.expires <= time.time():
+            elif expired:
                 self._end(ticket.digest, Cancelled("it expired while the coordinator was stopped: ask again"))
             else:
+                if not begun:
+                    self._store.keep(ticket.digest, b"")
                 self._live[ticket.digest] = msgspec.structs.replace(ticket, state="queued", stages=())
                 queue = self._queues.setdefault(request.analyst, deque())
                 queue.append((ticket.digest, signed, request))
@@ -325,14 +333,30 @@ class Desk:
                 shown = releasing.shown(release)
             else:
                 honest = self.broker.threshold(len(departments))
-                asked = fitting.asked(request, schema, len(departments), honest)
-                outcome = self.broker.model(signed, asked, departments, schema, progress)
+                asked = fitting.asked(
+                    request,
+                    schema,
+                    departments,
+                    honest,
+                    functools.partial(self._model, request.analyst),
+                    self._store.checkpoint(digest),
+                )
+                keep = functools.partial(self._store.keep, digest)
+                outcome = self.broker.model(signed, asked, departments, schema, progress, keep)
                 told = (*self._leakage(request, departments, outcome.present), *asked.leakage())
                 release, shown = releasing.model(request, outcome, schema, told), (0,)
             self._progress(digest, "logging and signing the release")
             receipt, unattested = self.broker.record(request, release.digest(), outcome, shown)
         cost = releasing.cost(traffic, time.perf_counter() - started)
         return msgspec.structs.replace(release, receipt=receipt, unattested=unattested, cost=cost)
+
+    def _model(self, analyst: str, digest: str) -> bytes:
+        """A model that an analyst's own request has released, as its receipt is about."""
+        self.ticket(analyst, digest)
+        release = self._store.release(digest)
+        if release is None or isinstance(release, Release):
+            raise QueryError("the coordinator holds no model of that request, or no more: fit it again")
+        return canonical(release.stated())
 
     def _progress(self, digest: str, stage: str) -> None:
         with self._changed:

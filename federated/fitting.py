@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sandbox import fit as f
+from sandbox.assessment import Contribution, Evaluation
 from sandbox.catalog import Schema
 from sandbox.design_matrix import Rows
 from sandbox.disclosure import Rules
@@ -57,6 +58,10 @@ class Asked(Protocol):
     def words(self) -> int: ...
     def take(self, joint: Words, present: int, rules: Rules | None) -> None: ...
     def result(self) -> Any: ...
+    def checkpoint(self) -> bytes:
+        """What the next round begins with, kept so that another process can go on; empty where none can."""
+        ...
+
     def refusals(self, rules: Rules) -> tuple[str, ...]: ...
     def leakage(self) -> tuple[str, ...]: ...
     def stage(self) -> str: ...
@@ -68,25 +73,57 @@ class Answering(Protocol):
     def words(self, state: bytes) -> Words: ...
 
 
-def asked(request: Request, schema: Schema, parties: int, honest: int) -> Asked:
-    """The coordinator's end. Raises `QueryError` or `ParameterError` where it cannot run."""
+def asked(
+    request: Request,
+    schema: Schema,
+    departments: tuple[str, ...],
+    honest: int,
+    released: Callable[[str], bytes],
+    checkpoint: bytes = b"",
+) -> Asked:
+    """The coordinator's end. `released` gives what an earlier request of the same analyst has released, as its receipt is about.
+
+    With a `checkpoint` a training goes on after the round of it, which departments may have answered: that round is used up.
+
+    Raises `QueryError` or `ParameterError` where it cannot run.
+    """
     if isinstance(request.model, Training):
         from .training import AskedTraining
 
-        return AskedTraining(request.model, schema, parties, honest)
-    return AskedFit(request, schema, parties, honest)
+        return AskedTraining(request.model, schema, len(departments), honest, checkpoint)
+    if isinstance(request.model, Evaluation):
+        from .assessing import AskedEvaluation
+
+        shown = released(request.model.statement().request)
+        return AskedEvaluation(request, schema, tuple(sorted(departments)), honest, shown)
+    if isinstance(request.model, Contribution):
+        from .assessing import AskedContribution
+
+        return AskedContribution(request, schema, tuple(sorted(departments)))
+    return AskedFit(request, schema, len(departments), honest)
 
 
 def answering(
     request: Request,
     schema: Schema,
-    parties: int,
+    departments: tuple[str, ...],
+    name: str,
     honest: int,
     rows: Rows,
     rules: Rules | None,
     answered: Callable[[], Answered],
 ) -> Answering:
-    """A department's end, once it is charged."""
+    """The end of the department `name`, once it is charged."""
+    names, parties = tuple(sorted(departments)), len(departments)
+    if isinstance(request.model, Evaluation):
+        from .assessing import AnsweringEvaluation
+
+        return AnsweringEvaluation(request, schema, parties, honest, rows, names.index(name))
+    if isinstance(request.model, Contribution):
+        from .assessing import AnsweringContribution
+
+        limit = _limit(request.model.fit) + 1
+        return AnsweringContribution(request, schema, names, names.index(name), rows, rules, limit)
     if isinstance(request.model, Training):
         from .training import AnsweringTraining
 
@@ -200,6 +237,9 @@ class AskedFit:
     def result(self) -> Any:
         return self._state
 
+    def checkpoint(self) -> bytes:
+        return b""
+
     def refusals(self, rules: Rules) -> tuple[str, ...]:
         """Why disclosure control ends the fit here, if it does."""
         return self._rounds.learner.refusals(self._state, rules) if isinstance(self._rounds, _Exact) else ()
@@ -240,7 +280,7 @@ class AnsweringFit:
             raise ScheduleError("this round of the fit was answered, or is not its next")
         if self._next >= self._rounds.limit:
             raise ScheduleError(f"the fit has had its {self._rounds.limit} rounds")
-        if not _finite(found):
+        if not finite(found):
             raise QueryError("malformed state of a fit")
         if isinstance(self._rounds, _Exact) and self._rules is not None:
             reasons = self._rounds.learner.refusals(found, self._rules)
@@ -258,12 +298,12 @@ def _number(value: Any) -> Any:
     return value.item()
 
 
-def _finite(value: Any) -> bool:
+def finite(value: Any) -> bool:
     """Whether every number in a decoded state is finite."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, list | tuple):
-        return all(map(_finite, value))
+        return all(map(finite, value))
     if isinstance(value, msgspec.Struct):
-        return all(_finite(getattr(value, name)) for name in value.__struct_fields__)
+        return all(finite(getattr(value, name)) for name in value.__struct_fields__)
     return True

@@ -264,15 +264,21 @@ class Node:
             if number == 0:
                 raise ScheduleError("this model has begun before")
             return model
-        parties = len(batch.parameters.names)
-        honest = least_threshold(batch.parameters.setting, parties)
+        honest = least_threshold(batch.parameters.setting, len(batch.parameters.names))
         if number == 0:
             self._check_noise(request, honest)
             begun = self._gate.begin(signed, honest, clearance)
         else:
             begun = self._gate.resume(signed)
         model = fitting.answering(
-            request, begun.schema, parties, honest, begun.rows, begun.rules, self._trainings
+            request,
+            begun.schema,
+            batch.parameters.names,
+            self.name,
+            honest,
+            begun.rows,
+            begun.rules,
+            self._trainings,
         )
         with self._lock:
             self._models[digest] = model

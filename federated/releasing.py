@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sandbox.assessment import Contribution, Evaluation
 from sandbox.catalog import Schema
 from sandbox.plan import Plan
 from sandbox.release import Cost, PrivacyCost, Release, Series
@@ -17,7 +18,7 @@ from .broker import Modelled, Outcome
 from .network import Traffic
 
 if TYPE_CHECKING:
-    from .results import Fitted, Trained
+    from .results import Made
 
 
 def release(request: Request, outcome: Outcome, schema: Schema, leakage: tuple[str, ...]) -> Release:
@@ -42,9 +43,9 @@ def release(request: Request, outcome: Outcome, schema: Schema, leakage: tuple[s
     )
 
 
-def model(request: Request, outcome: Modelled, schema: Schema, leakage: tuple[str, ...]) -> Fitted | Trained:
+def model(request: Request, outcome: Modelled, schema: Schema, leakage: tuple[str, ...]) -> Made:
     """The same of a model."""
-    from .results import Fitted, Trained, plain
+    from .results import Contributed, Evaluated, Fitted, Trained, plain
 
     privacy = PrivacyCost("exact", unit=schema.unit or "row")
     if request.privacy is not None:
@@ -62,6 +63,11 @@ def model(request: Request, outcome: Modelled, schema: Schema, leakage: tuple[st
     if isinstance(request.model, Training):
         state = outcome.result
         return Trained(training=request.model, weights=state.result, history=state.history, **told)
+    if isinstance(request.model, Evaluation):
+        found = outcome.result
+        return Evaluated(evaluation=request.model, figures=found.joint, each=found.each, **told)
+    if isinstance(request.model, Contribution):
+        return Contributed(contribution=request.model, found=outcome.result, **told)
     assert request.model is not None
     return Fitted(fit=request.model, model=plain(outcome.result), **told)
 

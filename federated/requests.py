@@ -4,7 +4,7 @@
       │          │      ├── refused      a rule said no, with every reason
       │          │      └── failed       departments vanished, or something broke
       └──────────┴───────── cancelled    by its analyst, before anything was spent
-                 └───────── interrupted  the coordinator stopped while it ran; what ran is charged, and it cannot run again
+                 └───────── interrupted  the coordinator stopped while it ran; what ran is charged, and it cannot run again; a training goes on
 
 One SQLite file at the coordinator, or memory. It holds releases for `KEPT_DAYS`: their analysts' own, which the coordinator has seen anyway.
 """
@@ -21,7 +21,7 @@ import msgspec
 
 from sandbox.gate import Entry
 from sandbox.keys import Signed
-from sandbox.pending import Ticket
+from sandbox.pending import ENDED, Ticket
 from sandbox.query import canonical
 from sandbox.request import Request
 
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS request (
     digest TEXT PRIMARY KEY, analyst TEXT NOT NULL, submitted REAL NOT NULL, body BLOB NOT NULL, ticket BLOB NOT NULL,
     state TEXT NOT NULL, release BLOB) STRICT;
 CREATE INDEX IF NOT EXISTS of_analyst ON request (analyst, submitted);
+CREATE TABLE IF NOT EXISTS checkpoint (digest TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS offer (department TEXT PRIMARY KEY, entries BLOB NOT NULL) STRICT;
 """
 
@@ -83,6 +84,24 @@ class Requests:
                 "UPDATE request SET ticket = ?, state = ?, release = ? WHERE digest = ?",
                 (_pack(ticket), ticket.state, data, ticket.digest),
             )
+            if ticket.state in ENDED:
+                self._connection.execute("DELETE FROM checkpoint WHERE digest = ?", (ticket.digest,))
+
+    def keep(self, digest: str, state: bytes) -> None:
+        """The latest checkpoint of a training that runs; an empty one is none."""
+        with self._lock:
+            if state:
+                self._connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (digest, state))
+            else:
+                self._connection.execute("DELETE FROM checkpoint WHERE digest = ?", (digest,))
+
+    def checkpoint(self, digest: str) -> bytes:
+        """What was kept; empty where nothing was."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT state FROM checkpoint WHERE digest = ?", (digest,)
+            ).fetchone()
+        return b"" if row is None else row[0]
 
     def get(self, digest: str) -> Ticket | None:
         with self._lock:

@@ -7,19 +7,23 @@ and torch load only inside the methods that need them.
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Self, Union
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from sandbox import query as q
+from sandbox.assessment import Contribution, Evaluation, Method
 from sandbox.catalog import DataSet, Schema
+from sandbox.errors import QueryError
 from sandbox.fit import Fit
 from sandbox.release import Cost, PrivacyCost, Release
 from sandbox.training import Training
 
+from .learn.contribution import Contributions
 from .learn.estimators import Models
+from .learn.figures import Classified, Figures
 from .neural.history import History
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
     from sandbox.receipt import Report
     from sandbox.roster import Roster
+    from sandbox.table import JointTable
 
 NO_COST = Cost(0, {}, {}, 0.0)
 
@@ -43,9 +48,13 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="result"):
     receipt: bytes = b""
     unattested: dict[str, str] = {}
 
+    def stated(self) -> Self:
+        """What was released: all but cost and receipt."""
+        return msgspec.structs.replace(self, cost=NO_COST, receipt=b"", unattested={})
+
     def digest(self) -> str:
-        """SHA-256, hexadecimal, of what was released: what its receipt is about. Cost and receipt are not part of it."""
-        return q.digest(msgspec.structs.replace(self, cost=NO_COST, receipt=b"", unattested={})).hex()
+        """SHA-256, hexadecimal, of what was released: what its receipt is about."""
+        return q.digest(self.stated()).hex()
 
     def verify(self, roster: Roster) -> Report:
         """Check that the receipt is of this model and holds; `roster`: `city.roster`, or one read from a file."""
@@ -74,11 +83,56 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="result"):
         return f"<pre>{html.escape(repr(self))}</pre><details><summary>Who learned what</summary><ul>{learned}</ul></details>"
 
 
-class Fitted(_Result, frozen=True, kw_only=True, tag="fit"):
+class _Model(_Result, frozen=True, kw_only=True):
+    """What was fitted or trained."""
+
+    @property
+    def asked(self) -> Fit | Training:
+        """What was asked for."""
+        raise NotImplementedError
+
+    def evaluate(
+        self,
+        table: JointTable,
+        *,
+        purpose: str,
+        epsilon: float | None = None,
+        delta: float | None = None,
+        by_department: bool = False,
+    ) -> Evaluated:
+        """How good the model is on the joint rows of `table`, which may have a filter; in one secure sum.
+
+        Of two classes AUC, KS, log-loss, Brier score, calibration, and accuracy and confusion matrix at probability 1/2; of a number R^2, root
+        mean squared error and bias; intervals at 95 %. Exactly, under disclosure control, or with `epsilon` differentially private.
+        `by_department`: each department's as well, where every owner's `analyses` name "evaluation_by_department". Raises `QueryError` for a model
+        without a receipt, or whose columns the table does not have; `Denied`, `BudgetExceeded`, … as a release does.
+        """
+        if not self.receipt:
+            raise QueryError("the model has no receipt: departments evaluate what they have released")
+        found: Evaluated = table._evaluate(
+            self.asked, self.receipt, by_department, purpose=purpose, epsilon=epsilon, delta=delta
+        )
+        return found
+
+
+class Fitted(_Model, frozen=True, kw_only=True, tag="fit"):
     """A fitted model: `model` is a plain value, `to_sklearn()` a fitted scikit-learn estimator, `to_xgboost()` a Booster."""
 
     fit: Fit
     model: Models
+
+    @property
+    def asked(self) -> Fit:
+        return self.fit
+
+    def contribution(self, table: JointTable, *, purpose: str, method: Method = "shapley") -> Contributed:
+        """How much each department's rows of `table` help this fit, exactly: models of coalitions of departments, each scored on all rows.
+
+        For `LinearRegression`, `LogisticRegression` and `PoissonRegressor` of at most 10 departments, where every owner's `analyses` name
+        "contribution": the coordinator sees single departments' sums. `method`: "shapley" or "leave_one_out". Raises as a release does.
+        """
+        found: Contributed = table._contribution(self.fit, method, purpose=purpose)
+        return found
 
     def matrix(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """Rows of one's own as the columns that the model was fitted on; raises `CatalogError` where they do not keep the schema."""
@@ -111,12 +165,16 @@ class Fitted(_Result, frozen=True, kw_only=True, tag="fit"):
         return "\n".join([f"{kind} on {self.fit.table}", "", body, "", *self._notes()])
 
 
-class Trained(_Result, frozen=True, kw_only=True, tag="training"):
+class Trained(_Model, frozen=True, kw_only=True, tag="training"):
     """A trained network: `weights` in safetensors, `history` what each round showed."""
 
     training: Training
     weights: bytes
     history: History
+
+    @property
+    def asked(self) -> Training:
+        return self.training
 
     def module(self) -> Any:
         """A torch module with the weights."""
@@ -152,7 +210,76 @@ class Trained(_Result, frozen=True, kw_only=True, tag="training"):
         return "\n".join([*lines, "", *self._notes()])
 
 
-Result = Union[Release, Fitted, Trained]
+class Evaluated(_Result, frozen=True, kw_only=True, tag="evaluation"):
+    """`figures` on the joint rows. `each`: a department's own figures by its name, or why they are not shown."""
+
+    evaluation: Evaluation
+    figures: Figures
+    each: dict[str, Figures | str] = {}
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The figures, a column for all rows and one for each department."""
+        import pandas as pd
+
+        shown = {"all": self.figures} | {
+            name: each for name, each in self.each.items() if not isinstance(each, str)
+        }
+        return pd.DataFrame({name: _told(figures) for name, figures in shown.items()})
+
+    @property
+    def calibration(self) -> pd.DataFrame:
+        """Mean prediction and share of the second class by range of the probability; raises `QueryError` of a regression."""
+        import pandas as pd
+
+        if not isinstance(self.figures, Classified):
+            raise QueryError("a regression has no calibration curve")
+        return pd.DataFrame([msgspec.structs.asdict(part) for part in self.figures.calibration])
+
+    def __repr__(self) -> str:
+        hidden = [f"{name}: {each}" for name, each in sorted(self.each.items()) if isinstance(each, str)]
+        title = f"Evaluation on {self.evaluation.table}"
+        return "\n".join([title, "", self.frame.to_string(na_rep=""), "", *hidden, *self._notes()])
+
+
+class Contributed(_Result, frozen=True, kw_only=True, tag="contribution"):
+    """`found`: the values of departments, which of Shapley's add up to the total, and every coalition's score."""
+
+    contribution: Contribution
+    found: Contributions
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row a department: its value, and its share of their sum."""
+        import pandas as pd
+
+        values = np.array(self.found.values)
+        total = values.sum()
+        share = values / total if total else np.full(len(values), np.nan)
+        return pd.DataFrame({"value": values, "share": share}, index=list(self.found.departments))
+
+    def __repr__(self) -> str:
+        title = f"Contributions ({self.found.method}) on {self.contribution.table}: all together explain {self.found.total:.4f} of the deviance"
+        return "\n".join([title, "", self.frame.to_string(), "", *self._notes()])
+
+
+Made = Union[Fitted, Trained, Evaluated, Contributed]
+Result = Union[Release, Made]
+
+
+def _told(figures: Figures) -> dict[str, Any]:
+    """Figures as texts, with their intervals."""
+    told: dict[str, Any] = {"rows": f"{figures.rows:,}"}
+    for name in figures.__struct_fields__:
+        value = getattr(figures, name)
+        if isinstance(value, float):
+            low, high = getattr(figures, f"{name}_interval", None) or (None, None)
+            told[name] = f"{value:.4g}" + (f" ({low:.4g} to {high:.4g})" if low is not None else "")
+    if isinstance(figures, Classified) and figures.confusion is not None:
+        (a, b), (c, d) = figures.confusion
+        told |= {"said 1st | is 1st": f"{a:,}", "said 2nd | is 1st": f"{b:,}"}
+        told |= {"said 1st | is 2nd": f"{c:,}", "said 2nd | is 2nd": f"{d:,}"}
+    return told
 
 
 def plain(model: Any) -> Any:

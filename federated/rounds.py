@@ -7,7 +7,7 @@ A department that vanishes from a fit stays out of it. From a training it stays 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -65,11 +65,14 @@ class Away:
         return {name: why for name, why in self._why.items() if name not in self._seen}
 
 
-def run(sums: Summation, case: Admitted, asked: Asked, progress: Progress) -> Modelled:
-    """The model of an admitted request."""
+def run(
+    sums: Summation, case: Admitted, asked: Asked, progress: Progress, save: Callable[[bytes], None]
+) -> Modelled:
+    """The model of an admitted request. `save` is given each round's checkpoint before the round."""
     away = Away(case.missing)
     while not asked.done:
         state = asked.shown()
+        save(asked.checkpoint())
         if asked.kind == "train":
             case.missing = away.still()
         wanted = Sum(

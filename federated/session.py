@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from sandbox.training import Training
+
     from .results import Trained
     from .scoring.result import Scored
 
@@ -68,7 +70,7 @@ class Desk(Protocol):
 class City:
     """A session with several departments, as `analyst`, whose requests are signed with `key`.
 
-    Made by `sandbox.demo()`, `sandbox.connect()` or `federated.local.open_federation`. `progress` is told each stage of a release.
+    Made by `sandbox.demo()`, `sandbox.connect()` or `federated.local.open_federation`. `progress` is told each stage of a request: `sandbox.progress.Bar()` draws them.
     """
 
     def __init__(
@@ -257,6 +259,13 @@ class City:
         epsilon: float | None,
         delta: float | None,
     ) -> Trained:
+        found: Trained = self.model(self.training(module, fields, epsilon, delta), purpose, epsilon, delta)
+        return found
+
+    def training(
+        self, module: nn.Module, fields: dict[str, Any], epsilon: float | None, delta: float | None
+    ) -> Training:
+        """The training of a module, with the noise for `epsilon` in all."""
         from sandbox.training import Training, with_epsilon
 
         from .neural import spec
@@ -267,8 +276,7 @@ class City:
         if epsilon is not None:
             delta = self._delta(cohort(training, self.schema(training.table))) if delta is None else delta
             training = with_epsilon(training, epsilon, delta)
-        found: Trained = self.model(training, purpose, epsilon, delta)
-        return found
+        return training
 
     def formula(
         self, estimator: fit.Estimator, text: str, table: str
@@ -319,7 +327,7 @@ class City:
 
     def propose(
         self,
-        query: q.Query,
+        asked: q.Query | Model,
         purpose: str,
         legal_basis: str,
         *,
@@ -329,6 +337,8 @@ class City:
         ranges: tuple[tuple[float, float], ...],
         days: float,
     ) -> Proposal:
+        model = None if isinstance(asked, q.Query) else asked
+        query = asked if isinstance(asked, q.Query) else cohort(asked, self.schema(asked.table))
         compile_plan(query, offered.shape(self._offers, query)[0], exact=epsilon is None)
         if not 0 < days <= 3660:
             raise ParameterError(f"'days' is {days}; allowed are numbers above 0, to 3660")
@@ -346,6 +356,7 @@ class City:
             epsilon=epsilon,
             budget=budget,
             ranges=ranges,
+            model=model,
         )
         failed = self._desk.propose(propose(self._key, wanted))
         return Proposal(wanted, failed, lambda: self._states(wanted.digest(), query.table))

@@ -38,11 +38,16 @@ class AskedTraining:
 
     kind = "train"
 
-    def __init__(self, training: Training, schema: Schema, parties: int, honest: int):
+    def __init__(
+        self, training: Training, schema: Schema, parties: int, honest: int, checkpoint: bytes = b""
+    ):
         if training.weights is not None:
             raise ParameterError("'weights': a training through the door begins from its 'seed'")
         self._training, self._sizes = training, Sizes(parties, honest, schema.max_rows)
         self._state = rounds.start(training)
+        if checkpoint:
+            kept = rounds.decode(checkpoint)
+            self._state = rounds.resume(training, kept, [kept.round])
         self._rows: int | None = None
 
     @property
@@ -63,6 +68,9 @@ class AskedTraining:
 
     def result(self) -> Any:
         return self._state
+
+    def checkpoint(self) -> bytes:
+        return rounds.encode(self._state)
 
     def refusals(self, rules: Rules) -> tuple[str, ...]:
         """Why disclosure control ends an exact training, if it does: too few rows for what is fitted."""

@@ -24,6 +24,7 @@ from .scoring.declared import Declared
 from .scoring.declared import problems as model_problems
 
 Level = Literal["core", "important", "general-4", "general-3", "general-2", "general-1"]
+Modelling = Literal["fit", "training", "evaluation", "evaluation_by_department", "contribution"]
 ColumnType = Literal["integer", "real", "category", "boolean", "identifier"]
 
 MAX_INTEGER = 2**53
@@ -95,9 +96,7 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     valid_from: datetime.date | None = None
     valid_until: datetime.date | None = None
     kinds: Annotated[tuple[Literal["exact", "dp"], ...], msgspec.Meta(min_length=1)] | None = None
-    analyses: (
-        Annotated[tuple[Analysis | Literal["fit", "training"], ...], msgspec.Meta(min_length=1)] | None
-    ) = None
+    analyses: Annotated[tuple[Analysis | Modelling, ...], msgspec.Meta(min_length=1)] | None = None
     epsilon_per_release: Annotated[float, msgspec.Meta(gt=0)] | None = None
     epsilon_per_analyst: Annotated[float, msgspec.Meta(gt=0)] | None = None
     releases: Number | None = None

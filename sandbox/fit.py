@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .disclosure import Rules
     from .expressions import Expression
+    from .release import Proposal
     from .table import JointTable
 
 MAX_FEATURES = 500
@@ -66,8 +67,33 @@ class _Estimator(Node, frozen=True):
         Exactly that of the pooled rows, under disclosure control; with `epsilon` a differentially private one, charged to the same budget as
         queries. Raises `Denied`, `BudgetExceeded`, … as a release does, and `QueryError` where the joint rows have no such model.
         """
-        return table._fit(
-            cast("Estimator", self), features, target, formula, missing, rounds, purpose, epsilon, delta
+        asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
+        found: Fitted = table._session.model(asked, purpose, epsilon, delta)
+        return found
+
+    def propose(
+        self,
+        table: JointTable,
+        *,
+        purpose: str,
+        legal_basis: str,
+        features: Sequence[str] | Mapping[str, Expression] = (),
+        target: str | None = None,
+        formula: str | None = None,
+        missing: Missing = "drop",
+        rounds: int | None = None,
+        epsilon: float | tuple[float, float] | None = None,
+        budget: float | None = None,
+        runs: int = 1,
+        days: float = 30,
+    ) -> Proposal:
+        """Ask the owners for leave, where `fit` raises `ApprovalNeeded`: a contract for `runs` of this very fit within `days`.
+
+        `epsilon` per run, or its range; `budget` caps its sum (default: what all runs may take).
+        """
+        asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
+        return table._session.propose(
+            asked, purpose, legal_basis, epsilon=epsilon, budget=budget, runs=runs, ranges=(), days=days
         )
 
 

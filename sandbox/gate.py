@@ -23,10 +23,11 @@ from typing import Literal, NoReturn
 
 import msgspec
 
-from . import code, differencing, disclosure, dp, entries, features, keys, plan, policy
+from . import code, differencing, disclosure, dp, entries, keys, plan, policy
 from .accounting import Zcdp
 from .catalog import Budget, Catalog, DataSet, Level, Schema
-from .design_matrix import Design, Rows, design, read
+from .cohort import rows as rows_of
+from .design_matrix import Rows, read
 from .engine import Engine, LocalSums
 from .errors import ApprovalNeeded, BudgetExceeded, CatalogError, Denied, Refused, ScheduleError
 from .joining.declared import Join
@@ -34,7 +35,6 @@ from .joining.earlier import Earlier, scope_of
 from .judge import Case, Judge, caps, policies
 from .members import Members, members
 from .members import keys as row_keys
-from .model import Model
 from .query import Node
 from .receipt import Evidence, attest
 from .request import CLEARANCE, RECORD, Clearance, Record, Request
@@ -237,7 +237,7 @@ class Gate:
     def _begun(self, case: Case) -> Begun:
         assert case.request.model is not None
         name, schema = case.table, case.dataset.schema()
-        version, rows = read(self._engines[name], _design(case.request.model, schema), bounded=not case.exact)
+        version, rows = read(self._engines[name], rows_of(case.request.model, schema), bounded=not case.exact)
         if version != case.version:
             raise CatalogError(f"data set {name!r}: the data changed while they were read")
         self._step("computed")
@@ -467,10 +467,6 @@ class Gate:
             entries.Refusal(time=self.state.now(), request=case.digest, reasons=_texts(reasons))
         )
         raise Denied(reasons)
-
-
-def _design(model: Model, schema: Schema) -> Design:
-    return features.design(model, schema) if isinstance(model, Training) else design(model, schema)
 
 
 def _only_budget(verdict: policy.Deny) -> bool:

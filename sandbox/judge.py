@@ -13,6 +13,7 @@ import msgspec
 
 from . import approvals, disclosure, dp, keys, plan, policy, training
 from .accounting import Event, Zcdp
+from .assessment import Contribution, Evaluation
 from .catalog import Catalog, DataSet
 from .cohort import cohort
 from .engine import Engine
@@ -152,6 +153,7 @@ class Judge:
                 apart = split(compiled, wide)
             if request.model is not None and cohort(request.model, schema) != request.query:
                 raise QueryError("the request's query is not the cohort of its model")
+            self._assess(request)
         except CallerError as error:
             return _denied(case, [*against, policy.Reason("query", str(error))])
         if case.compared and disclosure.choosing(compiled, schema):
@@ -178,6 +180,7 @@ class Judge:
             self._state.clock(),
             event,
             privacy.epsilon if privacy else None,
+            request.analysis,
         )
         try:
             left = self._state.ledger.preview(charge, caps(case.terms)).left
@@ -191,6 +194,13 @@ class Judge:
         return msgspec.structs.replace(
             case, plan=compiled, charge=charge, epsilon_left=left, wide=wide, split=apart
         )
+
+    def _assess(self, request: Request) -> None:
+        """Raise `CallerError` unless what is evaluated was released, and contributions are asked for exactly."""
+        if isinstance(request.model, Evaluation):
+            request.model.check(self._state.roster)
+        if isinstance(request.model, Contribution) and request.privacy is not None:
+            raise ParameterError("'epsilon': contributions are exact; give none")
 
     def _unaffordable(
         self, charge: Charge, rules: policy.Policy, reasons: Sequence[str]

@@ -29,12 +29,12 @@ from .database import Database
 from .errors import BudgetExceeded, InternalError, LedgerError, ParameterError
 from .query import canonical
 
-FORMAT = 1
+FORMAT = 2
 _TOLERANCE = 1e-9  # of a cap: rounding in the conversion from rho
 _SCHEMA = """
 CREATE TABLE charges (
     number INTEGER PRIMARY KEY, request BLOB NOT NULL, dataset TEXT NOT NULL, analyst TEXT NOT NULL,
-    purpose TEXT NOT NULL, event TEXT, epsilon REAL, time REAL NOT NULL, spent REAL NOT NULL, remaining REAL,
+    purpose TEXT NOT NULL, analysis TEXT NOT NULL, event TEXT, epsilon REAL, time REAL NOT NULL, spent REAL NOT NULL, remaining REAL,
     UNIQUE (request, dataset)) STRICT;
 CREATE INDEX charges_of ON charges (dataset, number);
 CREATE TABLE totals (
@@ -47,7 +47,9 @@ _EVERYONE = ""  # as analyst of a total
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """One release to be paid. `request`: its digest. Without `event` it is exact. `epsilon`: what was asked. `time`: Unix seconds."""
+    """One release to be paid. `request`: its digest. Without `event` it is exact. `epsilon`: what was asked. `time`: Unix seconds.
+
+    `analysis`: what kind of question it was, as policies name it."""
 
     request: bytes
     dataset: str
@@ -56,6 +58,7 @@ class Charge(msgspec.Struct, frozen=True):
     time: float
     event: Event | None = None
     epsilon: float | None = None
+    analysis: str = "table"
 
     def __post_init__(self) -> None:
         if not (self.request and self.dataset and self.analyst):
@@ -107,12 +110,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A row of the statement: what one analyst spent on one data set for one purpose. Epsilons of lines do not add up to the data
+    """A row of the statement: what one analyst spent on one data set for one purpose, by one kind of analysis. Epsilons of lines do not add up to the data
     set's, which is less: composition is below the sum."""
 
     dataset: str
     analyst: str
     purpose: str
+    analysis: str
     spent: Spent
     last: float
 
@@ -153,13 +157,14 @@ class Ledger:
             charged, totals = self._weigh(charge, cost, caps, number)
             event = canonical(charge.event).decode() if charge.event is not None else None
             self._database.execute(
-                "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     number,
                     charge.request,
                     charge.dataset,
                     charge.analyst,
                     charge.purpose,
+                    charge.analysis,
                     event,
                     charge.epsilon,
                     charge.time,
@@ -216,13 +221,14 @@ class Ledger:
 
     def statement(self, deltas: Mapping[str, float]) -> tuple[Line, ...]:
         """Who spent what on which data set, and for what; `deltas` as in `spent_by`."""
-        sums: dict[tuple[str, str, str], tuple[_Total, float]] = {}
+        sums: dict[tuple[str, str, str, str], tuple[_Total, float]] = {}
         for dataset in deltas:
             for entry in self.history(dataset):
                 charge = entry.charge
-                total, last = sums.get((dataset, charge.analyst, charge.purpose), (_Total(), charge.time))
+                line = (dataset, charge.analyst, charge.purpose, charge.analysis)
+                total, last = sums.get(line, (_Total(), charge.time))
                 cost = accounting.cost(charge.event) if charge.event is not None else None
-                sums[dataset, charge.analyst, charge.purpose] = (total.plus(cost), max(last, charge.time))
+                sums[line] = (total.plus(cost), max(last, charge.time))
         return tuple(
             Line(*key, total.spent(deltas[key[0]]), last) for key, (total, last) in sorted(sums.items())
         )
@@ -326,9 +332,10 @@ def _epsilon(what: str, before: _Total, after: _Total, cap: float, delta: float)
 
 
 def _entry(row: tuple) -> Entry:
-    number, request, dataset, analyst, purpose, text, epsilon, time, spent, left = row
+    number, request, dataset, analyst, purpose, analysis, text, epsilon, time, spent, left = row
     event = msgspec.json.decode(text, type=Event) if text is not None else None
-    return Entry(number, Charge(request, dataset, analyst, purpose, time, event, epsilon), spent, left)
+    charge = Charge(request, dataset, analyst, purpose, time, event, epsilon, analysis)
+    return Entry(number, charge, spent, left)
 
 
 def _alike(a: _Total, b: _Total) -> bool:

@@ -145,6 +145,7 @@ class Owner:
                 line.dataset,
                 line.analyst,
                 line.purpose,
+                line.analysis,
                 line.spent.epsilon,
                 line.spent.exact,
                 line.spent.private,
@@ -152,7 +153,16 @@ class Owner:
             )
             for line in self._ledger.statement(deltas)
         ]
-        columns = ["data set", "analyst", "purpose", "epsilon", "exact releases", "DP releases", "last"]
+        columns = [
+            "data set",
+            "analyst",
+            "purpose",
+            "analysis",
+            "epsilon",
+            "exact releases",
+            "DP releases",
+            "last",
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def charges(self) -> tuple[Entry, ...]:

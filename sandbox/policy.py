@@ -36,6 +36,7 @@ Kind = Literal["exact", "dp"]
 KINDS: dict[Level, tuple[Kind, ...]] = {"core": (), "important": ("dp",)}
 APPROVERS: dict[Level, int] = {"important": 2}
 _ALL: tuple[Kind, ...] = ("exact", "dp")
+NAMED = frozenset({"evaluation_by_department", "contribution"})  # which show single departments' values
 _BUDGET = frozenset({"budget", "releases", "releases_per_analyst", "epsilon_per_analyst"})
 
 
@@ -251,6 +252,9 @@ def _what(policy: Policy, facts: Facts) -> list[_Rule]:
                 f"analysis {facts.analysis!r} is not permitted for {policy.dataset!r}; permitted are: {permitted}",
             )
         )
+    if own.analyses is None and facts.analysis in NAMED:
+        text = f"analysis {facts.analysis!r} shows single departments' values, and the owner of {policy.dataset!r} does not name it in 'analyses'"
+        found.append(("analyses", text))
     if own.data_version is not None and facts.data_version != own.data_version:
         found.append(
             (

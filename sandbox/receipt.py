@@ -359,7 +359,12 @@ def _contract(evidence: Evidence, statement: Statement, roster: Roster) -> None:
         raise Malformed("the log names another contract")
     keys.unexpired("the contract", contract.expires, entry.time)
     why = contract.differs(
-        contract.query, statement.purpose, statement.epsilon, entry.data_version, entry.time
+        contract.query,
+        statement.purpose,
+        statement.epsilon,
+        entry.data_version,
+        entry.time,
+        contract.model,
     )
     if why:
         raise Malformed(f"the contract does not cover this release: {why}")

@@ -12,9 +12,8 @@ from typing import Annotated
 import msgspec
 
 from .catalog import Schema
-from .fit import Fit
 from .keys import Digest
-from .model import Model
+from .model import Model, analysis
 from .query import Query, digest
 from .receipt import Statement
 
@@ -50,9 +49,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def analysis(self) -> str:
         """What kind of question it is, as owners' policies name it."""
-        if self.model is None:
-            return self.query.analysis
-        return "fit" if isinstance(self.model, Fit) else "training"
+        return self.query.analysis if self.model is None else analysis(self.model)
 
     def digest(self) -> bytes:
         return digest(self)

@@ -6,7 +6,7 @@ Each step returns a new object; nothing moves before `release`. Names follow Pol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 import msgspec
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from federated.results import Fitted, Trained
+    from federated.results import Trained
 
     from . import fit
+    from .assessment import Method
     from .model import Model
     from .pending import Pending
     from .release import Explanation, Proposal, Release
+    from .training import Training
 
 
 T = TypeVar("T")
@@ -48,12 +50,15 @@ class Session(Protocol):
         epsilon: float | None,
         delta: float | None,
     ) -> Trained: ...
+    def training(
+        self, module: nn.Module, fields: dict[str, Any], epsilon: float | None, delta: float | None
+    ) -> Training: ...
     def formula(
         self, estimator: fit.Estimator, text: str, table: str
     ) -> tuple[fit.Estimator, tuple[q.Derived, ...], q.Derived | None]: ...
     def propose(
         self,
-        query: q.Query,
+        asked: q.Query | Model,
         purpose: str,
         legal_basis: str,
         *,
@@ -250,19 +255,38 @@ class JointTable:
         `settings`: see `sandbox.training.Training`: sampling_rate, local_steps, optimiser, strategy, validation, … With `privacy` and
         `epsilon` the noise is chosen so that all rounds together cost no more; they are charged before the first.
         """
-        self._check_one_table()
-        fields = {
-            "features": self._named(features),
-            "target": self._named([target])[0],
-            "loss": loss,
-            "rounds": rounds,
-        }
-        where = None if self._where is None else self._inlined(self._where)
-        return self._session.train(
-            module, {"table": self.name, "where": where, **fields, **settings}, purpose, epsilon, delta
+        fields = self._trained(features, target, loss=loss, rounds=rounds, **settings)
+        return self._session.train(module, fields, purpose, epsilon, delta)
+
+    def propose_training(
+        self,
+        module: nn.Module,
+        *,
+        features: Sequence[str],
+        target: str,
+        purpose: str,
+        legal_basis: str,
+        epsilon: float | None = None,
+        delta: float | None = None,
+        runs: int = 1,
+        days: float = 30,
+        **settings: Any,
+    ) -> Proposal:
+        """Ask the owners for leave, where `train` raises `ApprovalNeeded`: a contract for `runs` of this very training within `days`."""
+        fields = self._trained(features, target, **settings)
+        training = self._session.training(module, fields, epsilon, delta)
+        return self._session.propose(
+            training, purpose, legal_basis, epsilon=epsilon, budget=None, runs=runs, ranges=(), days=days
         )
 
-    def _fit(
+    def _trained(self, features: Sequence[str], target: str, **settings: Any) -> dict[str, Any]:
+        """The fields of a training."""
+        self._check_one_table()
+        where = None if self._where is None else self._inlined(self._where)
+        named = {"features": self._named(features), "target": self._named([target])[0]}
+        return {"table": self.name, "where": where, **named, **settings}
+
+    def _asked(
         self,
         estimator: fit.Estimator,
         features: Sequence[str] | Mapping[str, Expression],
@@ -270,10 +294,8 @@ class JointTable:
         formula: str | None,
         missing: fit.Missing,
         rounds: int | None,
-        purpose: str,
-        epsilon: float | None,
-        delta: float | None,
-    ) -> Fitted:
+    ) -> fit.Fit:
+        """What an estimator is asked to fit."""
         self._check_one_table()
         if formula is not None:
             if features or target:
@@ -291,15 +313,42 @@ class JointTable:
         from .fit import Fit
 
         where = None if self._where is None else self._inlined(self._where)
-        model = Fit(self.name, estimator, named, wanted, where, missing, rounds)
-        found: Fitted = self._session.model(model, purpose, epsilon, delta)
-        return found
+        return Fit(self.name, estimator, named, wanted, where, missing, rounds)
 
     def _check_one_table(self) -> None:
         if self.joined is not None:
             raise QueryError(
                 "models are not fitted on joined tables: ask for means, covariances and correlations"
             )
+
+    def _evaluate(
+        self,
+        of: fit.Fit | Training,
+        receipt: bytes,
+        by_department: bool,
+        *,
+        purpose: str,
+        epsilon: float | None,
+        delta: float | None,
+    ) -> Any:
+        from .assessment import Evaluation
+
+        return self._session.model(
+            Evaluation(self._rows(of), receipt, by_department), purpose, epsilon, delta
+        )
+
+    def _contribution(self, of: fit.Fit, method: Method, *, purpose: str) -> Any:
+        from .assessment import Contribution
+
+        rows = self._rows(of)
+        return self._session.model(Contribution(cast("fit.Fit", rows), method), purpose, None, None)
+
+    def _rows(self, of: fit.Fit | Training) -> fit.Fit | Training:
+        """The same with this table's rows."""
+        self._check_one_table()
+        from .assessment import on
+
+        return on(of, self.name, None if self._where is None else self._inlined(self._where))
 
     def _named(self, names: Sequence[str]) -> tuple[q.Derived, ...]:
         """Columns by name; added ones as what they are made of."""

@@ -85,6 +85,7 @@ def test_prints_every_chapter_as_plain_lines(output: str) -> None:
         "Who learned what",
         "What can be proven afterwards",
         "Bytes, time, and what is left",
+        "Train together",
         "Score without showing",
         "Columns apart",
     ]
@@ -160,6 +161,21 @@ def test_leakage_cost_and_progress_are_shown(output: str) -> None:
 )
 def test_scores_of_a_hidden_model_on_hidden_rows(output: str, shown: str) -> None:
     assert shown in " ".join(output.split("Score without showing")[1].split())
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "coefficients and standard errors equal the pooled ones within 1e-06",
+        "Coefficients of the private model, ε = 1",
+        "The receipts of 3 models and 3 evaluations hold",
+        "of one budget, less than its ε alone",
+    ],
+)
+def test_models_stand_beside_the_pooled_ones(output: str, shown: str) -> None:
+    chapter = output.split("Train together")[1].split("Score without showing")[0]
+    assert shown in " ".join(chapter.split())
+    assert "✗ " not in chapter.replace("✗ missed", "")
 
 
 def test_the_page_fetches_nothing(html: str, page: Page) -> None:

@@ -75,6 +75,22 @@ SHOWN = {
         "health": "connected: 3",
         "stop": '"event": "stopped"',
     },
+    "04_joint_training": {
+        "logistic": "education        0.2937      0.008",
+        "logistic-pooled": "equal to 1e-9 relative: True",
+        "linear": "array([ 0.069887",
+        "trees": "40 trees in",
+        "evaluate": "river",
+        "frontier": "epsilon",
+        "network": "Differentially private per row: ε = 2",
+        "network-evaluate": "auc",
+        "refused-layer": "QueryError: layer '1' (BatchNorm1d) is not allowed",
+        "contribution": "all together explain 0.0818 of the deviance",
+        "leave-one-out": "harbour",
+        "leakage": "All of it is differentially private for each row",
+        "receipt": "The receipt holds.",
+        "budget": "epsilon_left",
+    },
     "05_encrypted_scoring": {
         "train": "1 level, 4096 rows at a time, 6 columns a row",
         "refused-bound": "OutOfRange: Age: each value must lie in [18, 70]",
@@ -117,7 +133,10 @@ SHOWN = {
         "engine": "16 {",
     },
 }
-DRAWN = {"01_joint_statistics": ("plot", "corr")}
+DRAWN = {
+    "01_joint_statistics": ("plot", "corr"),
+    "04_joint_training": ("calibration", "frontier-plot", "history"),
+}
 
 
 def read(path: pathlib.Path) -> nbformat.NotebookNode:

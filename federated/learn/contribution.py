@@ -15,15 +15,18 @@ coordinator sees them. So it is for departments that agree to settle value with 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from sandbox import assessment
 from sandbox import fit as f
+from sandbox.assessment import Method
 from sandbox.catalog import Schema
 from sandbox.design_matrix import Rows
+from sandbox.disclosure import Rules
 from sandbox.errors import ParameterError, QueryError
 
 from .estimators import exact
@@ -31,10 +34,8 @@ from .layout import Layout, Part, Sums, real
 from .learner import State
 from .moments import blocks
 
-Method = Literal["shapley", "leave_one_out"]
 MOST = 10
 SMALLEST = 1e-15  # of a predicted probability or mean
-ALLOWED = (f.LinearRegression, f.LogisticRegression, f.PoissonRegressor)
 
 
 class Coalitions(State, frozen=True, tag="coalitions"):
@@ -65,9 +66,7 @@ class Contribution:
     )
 
     def __init__(self, fit: f.Fit, schema: Schema, departments: tuple[str, ...], method: Method):
-        if not isinstance(fit.estimator, ALLOWED):
-            names = ", ".join(kind.__name__ for kind in ALLOWED)
-            raise ParameterError(f"contributions are for estimators made of sums: {names}")
+        assessment.Contribution(fit, method).check()
         if not 2 <= len(departments) <= MOST:
             raise ParameterError(f"contributions are among 2 to {MOST} departments, not {len(departments)}")
         self.departments, self.parties, self.method = departments, len(departments), method
@@ -139,6 +138,19 @@ class Contribution:
         return Coalitions(tuple(members), mean, not any(isinstance(member, State) for member in members))
 
     # --- scores ---
+
+    def refusals(self, state: Any, rules: Rules) -> tuple[str, ...]:
+        """Why disclosure control ends it here, if it does: for the fit on all rows, and, but for the number of departments, on each coalition's."""
+        if not isinstance(state, Coalitions):
+            return ()
+        alone = Rules(rules.min_cell, rules.rounding, rules.dominance, min_departments=1)
+        found: dict[str, None] = {}
+        for coalition, member in zip(self.coalitions, state.members, strict=True):
+            if isinstance(member, State):
+                own = rules if coalition == self._all else alone
+                where = "" if coalition == self._all else "a coalition of departments: "
+                found |= dict.fromkeys(where + reason for reason in self.inner.refusals(member, own))
+        return tuple(found)
 
     @property
     def _all(self) -> int:

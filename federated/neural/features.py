@@ -20,10 +20,7 @@ def data(rows: Rows, design: Design) -> Data:
     """The rows as they are trained on."""
     assert rows.target is not None
     assert design.target is not None
-    numbers = np.array([column.level is None and not column.indicator for column in design.columns])
-    center = np.where(numbers, design.low / 2 + design.high / 2, 0.0)
-    reach = np.where(numbers, design.high / 2 - design.low / 2, 1.0)
-    x = _scaled(rows.matrix, center, reach)
+    x = scaled(rows.matrix, design)
     target = design.target
     if target.classes:
         y = np.clip(np.nan_to_num(rows.target), 0, len(target.classes) - 1).astype(np.int64)
@@ -31,6 +28,14 @@ def data(rows: Rows, design: Design) -> Data:
         y = _scaled(rows.target, *_scale(target.low, target.high)).astype(np.float32)
     kept = torch.from_numpy(np.isfinite(rows.target) & np.isfinite(rows.matrix).all(axis=1))
     return Data(torch.from_numpy(x.astype(np.float32))[kept], torch.from_numpy(y)[kept])
+
+
+def scaled(matrix: NDArray[np.float64], design: Design) -> NDArray[np.float64]:
+    """A network's inputs of rows in the columns of `design`."""
+    numbers = np.array([column.level is None and not column.indicator for column in design.columns])
+    center = np.where(numbers, design.low / 2 + design.high / 2, 0.0)
+    reach = np.where(numbers, design.high / 2 - design.low / 2, 1.0)
+    return _scaled(matrix, center, reach)
 
 
 def unscaled(predictions: NDArray[np.float64], design: Design) -> NDArray[np.float64]:

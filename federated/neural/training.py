@@ -145,7 +145,7 @@ def write(state: State, path: str | os.PathLike[str]) -> None:
     path = pathlib.Path(path)
     new = path.with_name(path.name + ".new")
     with new.open("wb") as file:
-        file.write(msgspec.msgpack.encode(state))
+        file.write(encode(state))
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
@@ -153,10 +153,20 @@ def write(state: State, path: str | os.PathLike[str]) -> None:
 
 def read(path: str | os.PathLike[str]) -> State:
     """Raises `Malformed`."""
+    return decode(pathlib.Path(path).read_bytes())
+
+
+def encode(state: State) -> bytes:
+    """A checkpoint's bytes."""
+    return msgspec.msgpack.encode(state)
+
+
+def decode(data: bytes) -> State:
+    """Raises `Malformed`."""
     try:
-        return msgspec.msgpack.decode(pathlib.Path(path).read_bytes(), type=State)
+        return msgspec.msgpack.decode(data, type=State)
     except msgspec.MsgspecError:
-        raise Malformed(f"checkpoint {pathlib.Path(path).name} cannot be read") from None
+        raise Malformed("the checkpoint cannot be read") from None
 
 
 def _named(column: str | q.Derived) -> q.Derived:

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 import xgboost
-from modelled import FEATURES, PURPOSE, matrix, opener
+from modelled import COLUMNS, FEATURES, PURPOSE, matrix, opener
 from sklearn import cluster, decomposition, linear_model, naive_bayes
 
 from federated import messages
 from federated.network import Failure
 from sandbox import col, count, entries
+from sandbox.catalog import Column
 from sandbox.errors import (
     BudgetExceeded,
+    CatalogError,
     Denied,
     DepartmentFailed,
     QueryError,
@@ -217,3 +219,73 @@ def test_what_cannot_be_fitted_is_said_before_anything_is_spent(opened):
         with pytest.raises(QueryError, match=message):
             LinearRegression().fit(table, features=features, target=target, purpose=PURPOSE, epsilon=0.5)
     assert federation.spent() == before
+
+
+def odd(open_in_process, people, columns=COLUMNS, **changed) -> tuple:
+    """Departments of which `changed` rewrites the rows of each that it names."""
+
+    def rewriting(catalogs, frames):
+        for name, change in changed.items():
+            frames[name] = {"t": change(frames[name]["t"]).reset_index(drop=True)}
+        return open_in_process(catalogs, frames)
+
+    return opener(rewriting, people)(sizes=(300, 80, 5), columns=columns)
+
+
+def test_no_rows_one_class_and_constant_features_at_a_department(open_in_process, people):
+    federation, everyone = odd(
+        open_in_process, people,
+        ash=lambda rows: rows.assign(ill=True),
+        birch=lambda rows: rows.assign(height=1.25, region="east"),
+        cedar=lambda rows: rows.iloc[:0],
+    )  # fmt: skip
+    table, pooled = federation.city.table("t"), everyone.pooled()
+    assert pooled["ill"].nunique() == 2
+    fitted = LogisticRegression().fit(table, features=FEATURES, target="ill", purpose=PURPOSE)
+    wanted = linear_model.LogisticRegression(tol=1e-12, solver="newton-cholesky").fit(
+        matrix(pooled), pooled["ill"].astype(bool)
+    )
+    np.testing.assert_allclose(fitted.to_sklearn().coef_.ravel(), wanted.coef_.ravel(), rtol=1e-6)
+    boosted = HistGradientBoostingClassifier(max_iter=3, max_depth=2).fit(
+        table, features=FEATURES, target="ill", purpose=PURPOSE
+    )
+    assert len(boosted.model.trees) == 3
+
+
+def test_what_no_department_can_tell_apart_is_said(open_in_process, people):
+    same = dict.fromkeys(("ash", "birch", "cedar"), lambda rows: rows.assign(ill=True, weight=0.5))
+    federation, _ = odd(open_in_process, people, **same)
+    table = federation.city.table("t")
+    for estimator in (LogisticRegression(), GaussianNB(), HistGradientBoostingClassifier()):
+        with pytest.raises(QueryError, match="same class"):
+            estimator.fit(table, features=["height"], target="ill", purpose=PURPOSE)
+    with pytest.raises(QueryError, match="weight"):
+        LinearRegression().fit(table, features=["height", "weight"], target="cost", purpose=PURPOSE)
+
+
+def test_nulls_are_declared_and_then_left_out_or_marked(open_in_process, people):
+    def gaps(rows):
+        return rows.assign(height=rows["height"].where(rows["weight"] < 1.0))
+
+    with pytest.raises(CatalogError, match="'height': nulls occur"):
+        odd(open_in_process, people, birch=gaps)
+    nullable = COLUMNS | {"height": Column("real", (-8.0, 8.0), nullable=True)}
+    federation, everyone = odd(open_in_process, people, columns=nullable, birch=gaps)
+    table, pooled = federation.city.table("t"), everyone.pooled()
+    assert pooled["height"].isna().any()
+    ask = {"features": ["height", "smokes"], "target": "cost", "purpose": PURPOSE}
+    dropped = LinearRegression().fit(table, **ask)
+    whole = pooled.dropna()
+    exog = sm.add_constant(whole[["height", "smokes"]].astype(float))
+    np.testing.assert_allclose(
+        dropped.model.coefficients, sm.OLS(whole["cost"], exog).fit().params, rtol=1e-9
+    )
+    marked = LinearRegression().fit(table, missing="indicator", **ask)
+    exog = sm.add_constant(
+        pooled.assign(height=pooled["height"].fillna(0.0), gone=pooled["height"].isna())[
+            ["height", "gone", "smokes"]
+        ].astype(float)
+    )
+    np.testing.assert_allclose(
+        marked.model.coefficients, sm.OLS(pooled["cost"], exog).fit().params, rtol=1e-9
+    )

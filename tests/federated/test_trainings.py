@@ -10,8 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from federated import messages
+from federated.desk import Desk
 from federated.neural import features as inputs
 from federated.neural import spec
+from federated.requests import Requests
+from federated.session import City
 from sandbox import col, count, entries, features
 from sandbox import query as q
 from sandbox import training as t
@@ -50,6 +53,12 @@ def train(federation, module=None, table=None, **changes):
         "optimiser": t.Sgd(0.5), "purpose": PURPOSE, **changes,
     }  # fmt: skip
     return (table or federation.city.table("t")).train(module or network(), **fields)
+
+
+def made(rounds: int) -> t.Training:
+    layers = spec.describe(network())
+    named = tuple(q.Derived(name, q.Column(name)) for name in (*NAMES, "ill"))
+    return t.Training("t", named[:-1], named[-1], layers, "cross_entropy", rounds, **PRIVATE)
 
 
 def after(federation, acts) -> None:
@@ -122,15 +131,10 @@ def test_a_private_training_is_charged_once_beside_queries_and_fits(opened):
 
 
 def test_more_rounds_cost_more_and_none_is_had_for_the_price_of_less(opened):
-    def made(federation, rounds) -> t.Training:
-        layers = spec.describe(network())
-        named = tuple(q.Derived(name, q.Column(name)) for name in (*NAMES, "ill"))
-        return t.Training("t", named[:-1], named[-1], layers, "cross_entropy", rounds, **PRIVATE)
-
     spent = {}
     for rounds in (1, 2):
         federation, _ = opened("general-4")
-        training = made(federation, rounds)
+        training = made(rounds)
         price = t.epsilon(training, 1e-6)
         federation.city.model(training, PURPOSE, price * (1 + 1e-6), 1e-6)
         spent[rounds] = min(federation.spent().values())
@@ -138,7 +142,7 @@ def test_more_rounds_cost_more_and_none_is_had_for_the_price_of_less(opened):
     assert spent[2] > 1.1 * spent[1]
     federation, _ = opened("general-4")
     with pytest.raises(DepartmentFailed, match="they must agree"):
-        federation.city.model(made(federation, 2), PURPOSE, spent[1], 1e-6)
+        federation.city.model(made(2), PURPOSE, spent[1], 1e-6)
     assert set(federation.spent().values()) == {0.0}
 
 
@@ -163,6 +167,37 @@ def test_a_node_that_restarts_goes_on_is_not_charged_again_and_gives_no_round_aw
         reply = messages.decode_reply(federation.wire.network.call("train", {"birch": body})["birch"])
         assert isinstance(reply, messages.Refusal)
         assert reply.error == "ScheduleError"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_coordinator_that_restarts_goes_on_with_a_training(opened, tmp_path):
+    """It ends in the third round, which departments have answered: that one is used up, the others follow, and nothing is charged twice."""
+    federation, everyone = opened("general-4")
+
+    def end() -> None:
+        raise SystemExit  # of the thread that drives the rounds: nothing that follows in it is done
+
+    def session() -> City:
+        desk = Desk(federation.broker, Requests(tmp_path / "requests.db"), here=True)
+        return City(desk, federation.parties.analyst)
+
+    after(federation, {3: end})
+    city = session()
+    wanted = made(6)
+    pending = city.model(wanted, PURPOSE, t.epsilon(wanted, 1e-6), 1e-6, wait=False)
+    city._desk._worker.join()
+    assert city.request(pending.digest).state == "running"
+    federation.wire.restore()
+    before = federation.spent()
+    again = session()
+    trained = again.request(pending.digest).result()
+    assert [point.round for point in trained.history.points] == [0, 1, 3, 4, 5]
+    assert trained.missing == ()
+    assert trained.verify(federation.city.roster).ok
+    assert federation.spent() == before
+    for name in everyone.names:
+        assert len(charges(federation, name)) == 1
+    assert again._desk._store.checkpoint(pending.digest) == b""
 
 
 def test_a_round_that_was_answered_is_answered_by_no_restarted_node_in_any_session(opened):

@@ -229,7 +229,7 @@ def test_the_budget_is_printed_with_who_and_what_for(busy, sandbox):
     assert (status, err) == (0, "")
     assert re.search(r"^ *incomes +2 +0\.5 +1\.5 +0 +1$", out, re.MULTILINE)
     assert re.search(r"^ *survey +- +0 +- +1 +0$", out, re.MULTILINE)
-    assert re.search(r"^ *incomes +analyst +research +0\.5 +0 +1 +\d{4}-", out, re.MULTILINE)
+    assert re.search(r"^ *incomes +analyst +research +table +0\.5 +0 +1 +\d{4}-", out, re.MULTILINE)
 
 
 def test_the_report_is_written_where_asked(busy, sandbox, tmp_path):

@@ -231,13 +231,15 @@ def test_a_preview_says_the_same_and_changes_nothing(book):
 def test_the_statement_shows_who_spent_what_for_what(book):
     book.charge(private(1, 0.3), CAPS)
     book.charge(private(2, 0.3), CAPS)
-    book.charge(charge(3, purpose="tax"), CAPS)
+    book.charge(msgspec.structs.replace(charge(3, purpose="tax"), analysis="fit"), CAPS)
     book.charge(private(4, 0.2, analyst="bo"), CAPS)
     lines = book.statement({"health": DELTA})
-    assert [(line.analyst, line.purpose, line.spent.exact, line.spent.private) for line in lines] == [
-        ("ana", "care", 0, 2),
-        ("ana", "tax", 1, 0),
-        ("bo", "care", 0, 1),
+    assert [
+        (line.analyst, line.purpose, line.analysis, line.spent.exact, line.spent.private) for line in lines
+    ] == [
+        ("ana", "care", "table", 0, 2),
+        ("ana", "tax", "fit", 1, 0),
+        ("bo", "care", "table", 0, 1),
     ]
     assert 0.3 < lines[0].spent.epsilon < 0.6
     assert lines[2].spent.epsilon == pytest.approx(0.2)
@@ -266,7 +268,7 @@ def test_totals_survive_reopening_and_are_the_sums_of_the_rows(book):
     [
         "DELETE FROM charges",
         "UPDATE charges SET event = NULL",
-        "INSERT OR REPLACE INTO charges SELECT number, request, dataset, analyst, 'x', NULL, NULL, 0, 0, 0 FROM charges",
+        "INSERT OR REPLACE INTO charges SELECT number, request, dataset, analyst, 'x', 'table', NULL, NULL, 0, 0, 0 FROM charges",
     ],
 )
 def test_charges_are_append_only(book, statement):
@@ -444,4 +446,4 @@ book.charge(Charge(b"second", "health", "ana", "care", 0.0, Zcdp(1e-3)), Caps(ep
 def test_orders_are_part_of_the_format():
     """A ledger written by an older version must not be read at other orders."""
     digest = hashlib.sha256(np.array(accounting.ORDERS, "<f8").tobytes()).hexdigest()
-    assert (ledger.FORMAT, digest[:16]) == (1, "8bdc53f880b01c2b")
+    assert (ledger.FORMAT, digest[:16]) == (2, "8bdc53f880b01c2b")

@@ -20,7 +20,8 @@ from sandbox.catalog import Schema
 from sandbox.design_matrix import Rows
 from sandbox.errors import QueryError
 
-from ..evaluation import CALIBRATION, Calibration, Classified, Regressed
+from ..evaluation import check
+from ..figures import CALIBRATION, Calibration, Classified, Regressed
 from ..learner import Start
 from .learner import ONE, Block, Noisy, PrivateLearner, chunks
 
@@ -37,11 +38,7 @@ class PrivateEvaluation(PrivateLearner):
 
     def __init__(self, fit: f.Fit, schema: Schema, parties: int, rho: float, honest: int, model: Any):
         super().__init__(fit, schema, parties, rho, honest)
-        if self.design.target is None:
-            raise QueryError("'target': an evaluation needs one")
-        if model.names[-len(self.design.names) :] != self.design.names:
-            raise QueryError("the model was fitted on other features, or in another order")
-        self.model, self.binary = model, len(self.design.target.classes) == 2
+        self.model, self.binary = model, bool(check(self.design, model).classes)
 
     def blocks(self, state: Start) -> tuple[Block, ...]:
         if self.binary:
@@ -138,6 +135,8 @@ class PrivateEvaluation(PrivateLearner):
             for column, slope in zip(matrix.T, slopes, strict=True):
                 score += column * slope
             return score
+        if hasattr(self.model, "alone"):
+            return np.asarray(self.model.alone(matrix))
         raw: Floats = self.model.raw(matrix)
         return raw[:, 1] - raw[:, 0] if raw.ndim == 2 else raw
 

@@ -5,23 +5,29 @@ from __future__ import annotations
 import itertools
 import math
 
+import hypothesis
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pooling import Departments, declared, request, split
 from scipy import stats
 from sklearn import metrics
 
-from federated.learn import estimators
+from federated.learn import estimators, figures
 from federated.learn.contribution import Contribution
-from federated.learn.evaluation import Evaluation, suppressed
+from federated.learn.evaluation import Evaluation
 from federated.learn.learner import State
 from sandbox import fit as f
-from sandbox.disclosure import RULES
-from sandbox.errors import ParameterError, QueryError
+from sandbox import query as q
+from sandbox.disclosure import NONE, RULES
+from sandbox.errors import Denied, ParameterError, QueryError
 
 CREDIT = ("student", "balance", "income")
+CUT = q.Cut(q.Column("income"), (20_000.0, 40_000.0), ("low", "mid", "high"))
 
 
 def evaluated(joint, fit, model=None):
@@ -98,23 +104,97 @@ def test_a_regression_is_scored_as_on_the_pooled_rows(diamonds):
     )
 
 
-def test_tenths_of_few_rows_are_not_shown(credit):
-    found, _, _ = evaluated(credit, request(f.LogisticRegression(), CREDIT, "default"))
-    shown = suppressed(found, RULES["general-2"])
-    for before, after in zip(found.calibration, shown.calibration, strict=True):
-        seconds = round((before.observed or 0) * before.rows)
-        few = before.rows < 10 or 0 < seconds < 10 or 0 < before.rows - seconds < 10
-        assert (after.rows is None) is few
-    assert any(tenth.rows is None for tenth in shown.calibration)
-    assert any(tenth.rows is not None for tenth in shown.calibration)
+@pytest.mark.parametrize("level", ["general-2", "general-3"])
+def test_under_disclosure_control_figures_are_of_bins_with_rows_enough(credit, level):
+    fit, rules = request(f.LogisticRegression(), CREDIT, "default"), RULES[level]
+    model = credit.fit(fit)
+    evaluation = Evaluation(fit, credit.schema, len(credit), model)
+    layout = evaluation.layout(evaluation.start())
+    sums = layout.decode(
+        credit.secure_sum(evaluation)(evaluation.start(), layout.words(len(credit))), len(credit)
+    )
+    found, exact = evaluation.result(sums, rules), evaluation.result(sums, NONE)
+    slack = 0.0 if level == "general-2" else 0.02
+    assert found.auc_bounds[0] - slack <= exact.auc <= found.auc_bounds[1] + slack
+    assert found.ks <= exact.ks + slack
+    assert found.ks == pytest.approx(exact.ks, abs=0.06)
+    assert found.log_loss == pytest.approx(exact.log_loss, rel=0.05)
+    assert found.brier == pytest.approx(exact.brier, rel=0.05)
+    assert found.accuracy == pytest.approx(exact.accuracy, abs=0.005)
+    for part in found.calibration:
+        seconds = round(part.observed * part.rows)
+        assert min(seconds, part.rows - seconds) >= rules.min_cell
+        assert part.low <= part.predicted <= part.high
+    if rules.rounding:
+        assert not np.array(found.confusion).ravel() % rules.rounding @ np.ones(4)
+
+
+@hypothesis.given(
+    counts=arrays(np.int64, (2, 32), elements=st.integers(0, 9)),
+    least=st.integers(1, 40),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_bins_hold_rows_enough_of_each_class(counts, least):
+    if counts.sum(axis=1).min() < least:
+        with pytest.raises(Denied, match="of a class"):
+            figures.edges(counts, least)
+        return
+    cuts, halved = figures.edges(counts, least)
+    assert cuts[0] == 0
+    assert cuts[-1] == 32
+    assert np.add.reduceat(counts, cuts[:-1], axis=1).min() >= least
+    assert halved == (16 in cuts) or not halved
+    assert halved == bool(min(counts[:, :16].sum(1).min(), counts[:, 16:].sum(1).min()) >= least)
 
 
 def test_a_class_of_few_rows_is_not_evaluated():
     frame = pd.DataFrame({"x": np.arange(90.0), "y": np.arange(90) % 30 == 0})
+    scores = np.array([[87], [3]]).repeat(2, axis=1)
+    with pytest.raises(Denied, match="fewer than 10 rows of a class"):
+        figures.edges(np.array([[50, 37], [2, 1]]), 10)
+    assert figures.edges(scores, 3)[1]
     joint = Departments(declared(frame), split(frame, "thirds"))
     found, _, _ = evaluated(joint, request(f.LogisticRegression(), ("x",), "y"))
-    with pytest.raises(QueryError, match="fewer than 10 rows"):
-        suppressed(found, RULES["general-2"])
+    assert found.rows == 90  # where nothing is asked of a cell
+
+
+def test_a_regression_that_two_rows_make_up_is_not_shown():
+    few = figures.Missed(np.array([10.0, 0, 50, 2000]), np.array([0.0, 100, 200, 900]), 10.0)
+    with pytest.raises(Denied, match="two rows"):
+        figures.regressed(100, 3, 2, few, RULES["general-2"])
+    assert figures.regressed(100, 3, 2, few).r_squared == pytest.approx(0.75)
+
+
+def test_classes_beyond_two_are_refused(credit):
+    three = request(f.GaussianNB(), ("income",), "student")
+    model = credit.fit(request(f.LogisticRegression(), ("income",), "default"))
+    three = msgspec.structs.replace(three, target=q.Derived("band", CUT))
+    with pytest.raises(QueryError, match="3 classes"):
+        Evaluation(three, credit.schema, len(credit), model)
+
+
+def test_each_department_by_itself(credit):
+    fit = request(f.LogisticRegression(), CREDIT, "default")
+    model = credit.fit(fit)
+    evaluation = Evaluation(fit, credit.schema, len(credit), model, by_department=True)
+    layout, rows = evaluation.layout(evaluation.start()), credit.rows(evaluation)
+    words = sum(
+        layout.encode(evaluation.local(evaluation.start(), part, i), len(credit))
+        for i, part in enumerate(rows)
+    )
+    sums = layout.decode(words, len(credit))
+    joint, _, _ = evaluated(credit, fit, model)
+    total = evaluation.result(sums, NONE)
+    assert (total.confusion, total.auc) == (joint.confusion, joint.auc)
+    assert total.log_loss == pytest.approx(joint.log_loss, rel=1e-12)
+    for part, found in zip(rows, evaluation.each(sums, NONE), strict=True):
+        if isinstance(found, str):
+            assert len(part) < 2 or len(set(part.target)) == 1
+            continue
+        chance = model.predict(part.matrix)
+        assert found.rows == len(part)
+        assert found.log_loss == pytest.approx(metrics.log_loss(part.target, chance), rel=1e-9)
+        assert found.departments == 1
 
 
 def test_a_model_of_other_features_is_refused(credit):
