@@ -39,6 +39,12 @@ def opened(open_federation, people):
 
 
 @pytest.fixture(scope="module")
+def here(open_in_process, people):
+    """In this process: for what no network changes."""
+    return opener(open_in_process, people)
+
+
+@pytest.fixture(scope="module")
 def town(opened):
     return opened()
 
@@ -134,8 +140,8 @@ def test_private_models_and_queries_share_one_budget(opened):
         LogisticRegression().fit(table, features=["height"], target="ill", purpose=PURPOSE, epsilon=50.0)
 
 
-def test_every_department_logs_a_model_as_it_logs_a_query(opened):
-    federation, everyone = opened("general-4")
+def test_every_department_logs_a_model_as_it_logs_a_query(here):
+    federation, everyone = here("general-4")
     LinearRegression().fit(
         federation.city.table("t"), features=["height"], target="cost", purpose=PURPOSE, epsilon=0.5
     )
@@ -146,8 +152,8 @@ def test_every_department_logs_a_model_as_it_logs_a_query(opened):
         assert kinds == [entries.Request, entries.Decision, entries.Charge, entries.Release]
 
 
-def test_disclosure_control_of_fitted_models(opened):
-    federation, _ = opened("general-2", sizes=(8, 9, 7))
+def test_disclosure_control_of_fitted_models(here):
+    federation, _ = here("general-2", sizes=(8, 9, 7))
     table = federation.city.table("t")
     features = {f"x{i}": col("height") * float(i + 1) + col("weight") for i in range(12)}
     with pytest.raises(Denied, match="rows for each of"):
@@ -158,8 +164,8 @@ def test_disclosure_control_of_fitted_models(opened):
         )
 
 
-def test_a_cohort_one_row_apart_is_refused(opened):
-    federation, everyone = opened("general-2")
+def test_a_cohort_one_row_apart_is_refused(here):
+    federation, everyone = here("general-2")
     table = federation.city.table("t")
     LinearRegression().fit(table, features=["height"], target="cost", purpose=PURPOSE)
     least = float(everyone.pooled()["weight"].min())
@@ -194,8 +200,8 @@ def test_a_department_that_vanishes_in_a_round(opened, when):
     assert fitted.model.rows == len(everyone.pooled())
 
 
-def test_a_department_answers_each_round_once(opened):
-    federation, _ = opened()
+def test_a_department_answers_each_round_once(here):
+    federation, _ = here()
     LinearRegression().fit(federation.city.table("t"), features=["height"], target="cost", purpose=PURPOSE)
     body = federation.wire.body("fit", "ash")
     step = messages.decode(body, messages.Step)
@@ -208,8 +214,8 @@ def test_a_department_answers_each_round_once(opened):
         assert refusal.error == "ScheduleError"
 
 
-def test_what_cannot_be_fitted_is_said_before_anything_is_spent(opened):
-    federation, _ = opened("general-4")
+def test_what_cannot_be_fitted_is_said_before_anything_is_spent(here):
+    federation, _ = here("general-4")
     table, before = federation.city.table("t"), federation.spent()
     for features, target, message in (
         (["nothing"], "cost", "nothing"),

@@ -84,11 +84,11 @@ def test_refusals_spend_nothing(federation, subtests):
     assert all(after > before[name] for name, after in federation.spent().items())
 
 
-def test_every_department_gives_its_reason(open_federation, people):
+def test_every_department_gives_its_reason(open_in_process, people):
     everyone = people()
     everyone.redeclare("ash", purposes=("teaching",))
     everyone.redeclare("cedar", level="core")
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     with pytest.raises(Denied) as refused:
         federation.city.table("t").agg(count()).release(purpose=PURPOSE)
     reasons = "\n".join(refused.value.reasons)
@@ -97,10 +97,10 @@ def test_every_department_gives_its_reason(open_federation, people):
     assert "birch" not in reasons
 
 
-def test_one_exhausted_budget_stops_all(open_federation, people):
+def test_one_exhausted_budget_stops_all(open_in_process, people):
     everyone = people()
     everyone.redeclare("birch", budget=Budget(1.0, 1e-6))
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     query = federation.city.table("t").agg(count())
     query.release(purpose=PURPOSE, epsilon=0.9)
     spent = federation.spent()
@@ -136,14 +136,14 @@ def test_an_exact_value_needs_three_departments(open_federation, people, departm
         ("column 'smokes'", {"smokes": Column("boolean", nullable=True)}),
     ],
 )
-def test_departments_that_declare_a_table_differently(open_federation, people, field, change):
+def test_departments_that_declare_a_table_differently(open_in_process, people, field, change):
     everyone = people()
     if "max_rows" in change:
         everyone.redeclare("cedar", **change)
     else:
         columns = everyone.catalogs["cedar"].datasets["t"].columns | change
         everyone.redeclare("cedar", columns=columns)
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     with pytest.raises(SchemaMismatch, match=f"ash and cedar declare table 't' differently: '?{field}"):
         federation.city.table("t")
 

@@ -68,10 +68,10 @@ def test_explain_spends_nothing_and_foresees_the_release(opened):
     assert explanation.bytes >= 4 * vector
 
 
-def test_explain_says_who_would_refuse(open_federation, people):
+def test_explain_says_who_would_refuse(open_in_process, people):
     everyone = people()
     everyone.redeclare("cedar", budget=Budget(0.5, 1e-6))
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     query = federation.city.table("t").agg(count())
     explanation = query.explain(epsilon=1.0)
     assert "privacy budget of 't'" in explanation.decisions["cedar"][0]
@@ -197,10 +197,10 @@ def test_a_department_without_the_table_is_not_asked(open_federation, people):
         federation.city.table("u").agg(count()).release(purpose=PURPOSE)
 
 
-def test_disclosure_rules_of_the_strictest_department_hold(open_federation, people):
+def test_disclosure_rules_of_the_strictest_department_hold(open_in_process, people):
     everyone = people(rows=8, level="general-1")
     everyone.redeclare("cedar", level="general-4")
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     release = federation.city.table("t").group_by("region").agg(count()).release(purpose=PURPOSE)
     sizes = everyone.pooled().groupby("region").size()
     assert sizes.min() < 20, "the table has a small cell"
@@ -211,9 +211,9 @@ def test_disclosure_rules_of_the_strictest_department_hold(open_federation, peop
             assert row["suppressed"] == "fewer than 20 units"
 
 
-def test_rounding_is_shown_in_value_and_interval(open_federation, people):
+def test_rounding_is_shown_in_value_and_interval(open_in_process, people):
     everyone = people(level="general-3", rows=60)
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     query = federation.city.table("t").group_by("smokes").agg(count(), col("age").sum(), col("age").mean())
     release = query.release(purpose=PURPOSE)
     pooled = everyone.pooled().groupby("smokes")["age"]
@@ -226,9 +226,9 @@ def test_rounding_is_shown_in_value_and_interval(open_federation, people):
         assert (truth[name].to_numpy() <= release.intervals[f"{name}_high"].to_numpy() + 1e-9).all()
 
 
-def test_dp_is_not_offered_without_a_budget(open_federation, people):
+def test_dp_is_not_offered_without_a_budget(open_in_process, people):
     everyone = people(budget=None)
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     query = federation.city.table("t").agg(count())
     assert query.release(purpose=PURPOSE).frame["count"].tolist() == [160]
     with pytest.raises(Denied, match="no privacy budget"):
@@ -236,17 +236,17 @@ def test_dp_is_not_offered_without_a_budget(open_federation, people):
     assert federation.city.catalog()["epsilon"].isna().all()
 
 
-def test_the_default_delta_is_the_smallest_of_the_budgets(open_federation, people):
+def test_the_default_delta_is_the_smallest_of_the_budgets(open_in_process, people):
     everyone = people()
     everyone.redeclare("cedar", budget=Budget(20.0, 1e-9))
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     release = federation.city.table("t").agg(count()).release(purpose=PURPOSE, epsilon=1.0)
     assert release.privacy.delta == 1e-9
 
 
-def test_undefined_values_are_shown_as_such(open_federation, people):
+def test_undefined_values_are_shown_as_such(open_in_process, people):
     everyone = people(rows=1)
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     table = federation.city.table("t").filter(col("age") < 0)
     release = table.agg(count(), col("age").sum(), col("age").mean(), corr("age", "income")).release(
         purpose=PURPOSE

@@ -177,7 +177,7 @@ def test_intervals_of_derived_statistics_cover(federation, pooled):
         assert abs(np.nanmedian(error)) < 0.05, name  # centred, within a twentieth of the interval
 
 
-def test_quantile_intervals_cover(open_federation):
+def test_quantile_intervals_cover(open_in_process):
     cells = 256
     columns = {"cell": Column("integer", (0, cells - 1)), "y": Column("real", (0.0, 1000.0))}
     dataset = DataSet("general-4", (PURPOSE,), columns, budget=Budget(100.0, 1e-6), max_rows=2**20)
@@ -186,7 +186,7 @@ def test_quantile_intervals_cover(open_federation):
         generator = np.random.default_rng(i)
         cell = np.repeat(np.arange(cells), 500)
         frames[name] = {"t": pd.DataFrame({"cell": cell, "y": generator.uniform(100, 900, cell.size)})}
-    federation = open_federation({name: Catalog(name, {"t": dataset}) for name in NAMES}, frames)
+    federation = open_in_process({name: Catalog(name, {"t": dataset}) for name in NAMES}, frames)
     levels = (0.1, 0.5, 0.9)
     query = federation.city.table("t").group_by("cell").agg(*(col("y").quantile(level) for level in levels))
     release = query.release(purpose=PURPOSE, epsilon=2.0)
@@ -339,9 +339,9 @@ def test_noise_that_drowns_the_groups_gives_no_test(case):
 # --- budgets ---
 
 
-def test_costs_add_up_until_the_budget_is_spent(open_federation, people):
+def test_costs_add_up_until_the_budget_is_spent(open_in_process, people):
     everyone = people(budget=Budget(2.0, 1e-6))
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     query = federation.city.table("t").agg(count())
     rho = dp.rho_of(0.5, 1e-6)
     done = 0
@@ -364,9 +364,9 @@ def test_costs_add_up_until_the_budget_is_spent(open_federation, people):
     assert max(federation.spent().values()) <= 2.0
 
 
-def test_the_whole_budget_can_be_spent_at_once(open_federation, people):
+def test_the_whole_budget_can_be_spent_at_once(open_in_process, people):
     everyone = people(budget=Budget(2.0, 1e-6))
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     query = federation.city.table("t").agg(count())
     release = query.release(purpose=PURPOSE, epsilon=2.0)
     assert release.privacy.epsilon_left == pytest.approx(dict.fromkeys(everyone.names, 0.0), abs=1e-6)
@@ -380,9 +380,9 @@ def test_exact_releases_cost_no_budget(federation):
     assert federation.spent() == before
 
 
-def test_one_query_of_many_statistics_costs_its_epsilon_once(open_federation, people):
+def test_one_query_of_many_statistics_costs_its_epsilon_once(open_in_process, people):
     everyone = people()
-    federation = open_federation(everyone.catalogs, everyone.frames)
+    federation = open_in_process(everyone.catalogs, everyone.frames)
     table = federation.city.table("t")
     table.group_by("region").agg(
         count(), col("age").mean(), col("age").var(), col("income").median()

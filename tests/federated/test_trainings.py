@@ -43,6 +43,12 @@ def opened(open_federation, people):
     return opener(open_federation, people)
 
 
+@pytest.fixture(scope="module")
+def here(open_in_process, people):
+    """In this process: for what no network changes."""
+    return opener(open_in_process, people)
+
+
 def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
 
@@ -130,17 +136,17 @@ def test_a_private_training_is_charged_once_beside_queries_and_fits(opened):
         train(federation, epsilon=40.0, **PRIVATE)
 
 
-def test_more_rounds_cost_more_and_none_is_had_for_the_price_of_less(opened):
+def test_more_rounds_cost_more_and_none_is_had_for_the_price_of_less(here):
     spent = {}
     for rounds in (1, 2):
-        federation, _ = opened("general-4")
+        federation, _ = here("general-4")
         training = made(rounds)
         price = t.epsilon(training, 1e-6)
         federation.city.model(training, PURPOSE, price * (1 + 1e-6), 1e-6)
         spent[rounds] = min(federation.spent().values())
         assert spent[rounds] == pytest.approx(price, rel=0.01)
     assert spent[2] > 1.1 * spent[1]
-    federation, _ = opened("general-4")
+    federation, _ = here("general-4")
     with pytest.raises(DepartmentFailed, match="they must agree"):
         federation.city.model(made(2), PURPOSE, spent[1], 1e-6)
     assert set(federation.spent().values()) == {0.0}
@@ -170,9 +176,9 @@ def test_a_node_that_restarts_goes_on_is_not_charged_again_and_gives_no_round_aw
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_coordinator_that_restarts_goes_on_with_a_training(opened, tmp_path):
+def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path):
     """It ends in the third round, which departments have answered: that one is used up, the others follow, and nothing is charged twice."""
-    federation, everyone = opened("general-4")
+    federation, everyone = here("general-4")
 
     def end() -> None:
         raise SystemExit  # of the thread that drives the rounds: nothing that follows in it is done
@@ -200,9 +206,9 @@ def test_a_coordinator_that_restarts_goes_on_with_a_training(opened, tmp_path):
     assert again._desk._store.checkpoint(pending.digest) == b""
 
 
-def test_a_round_that_was_answered_is_answered_by_no_restarted_node_in_any_session(opened):
+def test_a_round_that_was_answered_is_answered_by_no_restarted_node_in_any_session(here):
     """The same rounds anew, over sessions that the restarted nodes have agreed on: each is refused, so nothing can be summed."""
-    federation, everyone = opened("general-4")
+    federation, everyone = here("general-4")
     train(federation, **{"epsilon": 1.0, **PRIVATE, "rounds": 3})
     old = [messages.decode(body, messages.Step) for body in steps(federation)]
     for name in everyone.names:
@@ -232,8 +238,8 @@ def test_a_round_that_was_answered_is_answered_by_no_restarted_node_in_any_sessi
 
 
 @pytest.mark.parametrize("privacy", ["exact", "private"])
-def test_a_department_that_vanishes_in_a_round_is_back_in_a_later_one(opened, privacy):
-    federation, everyone = opened("general-4" if privacy == "private" else "general-1")
+def test_a_department_that_vanishes_in_a_round_is_back_in_a_later_one(here, privacy):
+    federation, everyone = here("general-4" if privacy == "private" else "general-1")
     after(federation, {1: lambda: federation.wire.lose("train", "birch"), 2: federation.wire._lost.clear})
     options = {"epsilon": 1.5, **PRIVATE} if privacy == "private" else {}
     trained = train(federation, **{**options, "rounds": 5})
@@ -243,8 +249,8 @@ def test_a_department_that_vanishes_in_a_round_is_back_in_a_later_one(opened, pr
     assert len(charges(federation, "birch")) == 1
 
 
-def test_one_that_stays_away_is_asked_ever_more_rarely(opened):
-    federation, _ = opened()
+def test_one_that_stays_away_is_asked_ever_more_rarely(here):
+    federation, _ = here()
     after(federation, {1: lambda: federation.wire.lose("train", "birch")})
     trained = train(federation, rounds=12)
     assert [point.departments for point in trained.history.points] == [4] + [3] * 11
@@ -252,23 +258,23 @@ def test_one_that_stays_away_is_asked_ever_more_rarely(opened):
     assert trained.departments == ("ash", "birch", "cedar", "date")  # its rows are in the first
 
 
-def test_too_few_departments_end_a_training(opened):
-    federation, _ = opened()
+def test_too_few_departments_end_a_training(here):
+    federation, _ = here()
     after(federation, {2: lambda: federation.wire.lose("train", "birch", "cedar")})
     with pytest.raises(TooFewDepartments, match=r"birch .*cedar .* vanished while computing"):
         train(federation)
 
 
-def test_disclosure_control_of_exact_trainings(opened):
-    federation, _ = opened("general-2", sizes=(8, 9, 7))
+def test_disclosure_control_of_exact_trainings(here):
+    federation, _ = here("general-2", sizes=(8, 9, 7))
     with pytest.raises(Denied, match="3 rows for each of 38 parameters"):
         train(federation)
     with pytest.raises(Denied, match="fewer than 10 rows"):
         train(federation, table=federation.city.table("t").filter(col("height") > 3.0))
 
 
-def test_what_cannot_run_is_refused_before_anybody_is_asked(opened):
-    federation, _ = opened("general-4")
+def test_what_cannot_run_is_refused_before_anybody_is_asked(here):
+    federation, _ = here("general-4")
     asked = len(federation.wire.seen)
     mixes = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     with pytest.raises(QueryError, match=r"layer '1' \(BatchNorm1d\) is not allowed: it mixes the records"):
@@ -291,14 +297,14 @@ def test_what_cannot_run_is_refused_before_anybody_is_asked(opened):
     assert set(federation.spent().values()) == {0.0}
 
 
-def test_an_owner_may_permit_queries_alone(opened):
-    federation, _ = opened(policy=Overrides(analyses=("table", "fit")))
+def test_an_owner_may_permit_queries_alone(here):
+    federation, _ = here(policy=Overrides(analyses=("table", "fit")))
     with pytest.raises(Denied, match="analysis 'training' is not permitted"):
         train(federation)
 
 
-def test_early_stopping_keeps_the_best_weights_and_shows_the_curve(opened):
-    federation, _ = opened()
+def test_early_stopping_keeps_the_best_weights_and_shows_the_curve(here):
+    federation, _ = here()
     validation = t.Validation(0.3, patience=2, least_gain=0.5)
     trained = train(federation, rounds=30, validation=validation)
     assert trained.history.stopped == "no better in 2 metrics"
