@@ -95,7 +95,7 @@ def bench_sum(measure: Measure, parties: Any, cells: int) -> None:
     measure.task("sum", conditions=said, cells=cells, parties=count)
     if cells > 1_000_000:
         pytest.skip("more than a million cells take minutes")
-    found = measure(parties(count, "sum", cells), rounds=3)
+    found = measure(parties(count, "sum", cells), rounds=2, warm=False)
     expected = sum(workloads.vector(cells, party).astype(object) for party in range(count))
     if [int(value) for value in found[:1000]] != expected[:1000].tolist():
         raise AssertionError("MPyC's sum is wrong")
@@ -107,7 +107,7 @@ def bench_sum(measure: Measure, parties: Any, cells: int) -> None:
 def bench_multiply(measure: Measure, parties: Any, elements: int) -> None:
     said = "three parties hold shares; one of them may be corrupted; no dealer; processes over loopback"
     measure.task("engine: multiply", conditions=said, elements=elements)
-    found = measure(parties(MULTIPLIERS, "multiply", elements), rounds=3)
+    found = measure(parties(MULTIPLIERS, "multiply", elements), rounds=2, warm=False)
     x, y = workloads.secrets(elements)
     modulus = type(found[0]).modulus
     if [int(value) for value in found[:1000]] != (x.astype(object) * y % modulus)[:1000].tolist():
