@@ -27,11 +27,17 @@ def list_() -> None:
 
 @app.command()
 def run(
-    suites: Annotated[list[str] | None, typer.Argument(help="default: all; limits always comes first")] = None,
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="default: all; limits always comes first")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small sizes, under two minutes")] = False,
     full: Annotated[bool, typer.Option("--full", help="sweeps over sizes, parties, latency")] = False,
-    peers: Annotated[bool, typer.Option("--peers", help="other systems beside ours, installed on demand")] = False,
-    output: Annotated[pathlib.Path | None, typer.Option(help="the file of results, made or continued")] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="other systems beside ours, installed on demand")
+    ] = False,
+    output: Annotated[
+        pathlib.Path | None, typer.Option(help="the file of results, made or continued")
+    ] = None,
 ) -> None:
     """Measure, and write results as JSON lines. The exit status is 1 if a suite of ours failed."""
     if quick and full:
@@ -49,7 +55,9 @@ def run(
 def compare(
     before: Annotated[pathlib.Path, typer.Argument(help="results of an earlier run")],
     after: Annotated[pathlib.Path, typer.Argument(help="results of a later run")],
-    threshold: Annotated[float, typer.Option(min=1.0, help="a ratio surely above this is a regression")] = 1.1,
+    threshold: Annotated[
+        float, typer.Option(min=1.0, help="a ratio surely above this is a regression")
+    ] = 1.1,
 ) -> None:
     """The ratios of two runs, with 95 % intervals. The exit status is 1 if something regressed."""
     found = comparing.compare(_read(before), _read(after), threshold)

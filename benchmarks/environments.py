@@ -62,6 +62,7 @@ def _read(path: pathlib.Path) -> Peer:
 
 def python_of(peer: Peer) -> pathlib.Path:
     """The interpreter of the peer's environment, which is made first where there is none. Raises `CannotInstall`."""
+    interpreter = _interpreter(peer.python)
     pins = HARNESS.read_bytes() + peer.pins.read_bytes()
     place = PLACE / f"{peer.name}-{hashlib.sha256(pins).hexdigest()[:12]}"
     python, ready = place / "bin" / "python", place / "ready"
@@ -69,7 +70,7 @@ def python_of(peer: Peer) -> pathlib.Path:
         return python
     for old in PLACE.glob(f"{peer.name}-*"):
         shutil.rmtree(old, ignore_errors=True)
-    _call(_interpreter(peer.python), "-m", "venv", str(place))
+    _call(interpreter, "-m", "venv", str(place))
     options = ("--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
     _call(str(python), "-m", "pip", "install", *options, "-r", str(HARNESS), "-r", str(peer.pins))
     ready.touch()

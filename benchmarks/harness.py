@@ -183,11 +183,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def measure(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Measure]:
+def measure(request: pytest.FixtureRequest, benchmark: Any) -> Measure:
     option = request.config.getoption
     made = Measure(benchmark, option("--mode"), profile=option("--mode") != "quick")
     request.node.stash[_entries] = made.entry
-    yield made
+    return made
 
 
 @pytest.hookimpl(wrapper=True)

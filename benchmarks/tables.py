@@ -50,7 +50,13 @@ def digits(value: float) -> str:
     """Three significant digits, without an exponent where people would not write one."""
     if value == 0:
         return "0"
-    return f"{value:.3g}" if abs(value) < 1000 and abs(value) >= 1e-3 else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1e}"
+    return (
+        f"{value:.3g}"
+        if abs(value) < 1000 and abs(value) >= 1e-3
+        else f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.1e}"
+    )
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

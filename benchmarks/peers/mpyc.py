@@ -91,7 +91,9 @@ def parties() -> Iterator[Callable[..., Parties]]:
 @suite("secagg")
 def bench_sum(measure: Measure, parties: Any, cells: int) -> None:
     count = workloads.PARTIES
-    said = "each party learns the sum; below half of the parties may pool; no dropouts; processes over loopback"
+    said = (
+        "each party learns the sum; below half of the parties may pool; no dropouts; processes over loopback"
+    )
     measure.task("sum", conditions=said, cells=cells, parties=count)
     if cells > 1_000_000:
         pytest.skip("more than a million cells take minutes")

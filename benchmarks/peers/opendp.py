@@ -55,5 +55,7 @@ def bench_means(measure: Measure, people: int) -> None:
 
     found = measure(means)
     exact = np.bincount(regions, income) / np.bincount(regions)
-    measure.note(error=float(np.sqrt(np.mean((found / exact - 1) ** 2))), error_is="root mean square, relative")
+    measure.note(
+        error=float(np.sqrt(np.mean((found / exact - 1) ** 2))), error_is="root mean square, relative"
+    )
     measure.note(work=people, unit="people")

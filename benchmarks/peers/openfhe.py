@@ -47,7 +47,9 @@ def _bytes(ciphertexts: list[Any]) -> int:
 
 @sweep(values=workloads.VALUES)
 def bench_ckks(measure: Measure, values: int) -> None:
-    measure.task("sum: encryption to bytes", conditions=SAID + "; CKKS, approximate", values=values, threads=1)
+    measure.task(
+        "sum: encryption to bytes", conditions=SAID + "; CKKS, approximate", values=values, threads=1
+    )
     made, keys, slots = _ckks()
     words = workloads.words(values).astype(float)
     chunks = [words[i : i + slots].tolist() for i in range(0, values, slots)]
@@ -60,7 +62,9 @@ def bench_ckks(measure: Measure, values: int) -> None:
     total.SetLength(len(chunks[0]))
     found = np.array(total.GetRealPackedValue())[: len(chunks[0])]
     _sent(measure, values, _bytes(encrypted))
-    measure.note(error=float(np.abs(found - 2 * words[: len(found)]).max()), error_is="largest, of a sum of two")
+    measure.note(
+        error=float(np.abs(found - 2 * words[: len(found)]).max()), error_is="largest, of a sum of two"
+    )
 
 
 @sweep(values=workloads.VALUES)
@@ -94,7 +98,10 @@ def bench_score(measure: Measure, rows: int) -> None:
     made, keys, slots = _ckks()
     table, weights = workloads.rows(rows), workloads.weights()
     blocks = [
-        [made.Encrypt(keys.publicKey, made.MakeCKKSPackedPlaintext(column.tolist())) for column in table[i : i + slots].T]
+        [
+            made.Encrypt(keys.publicKey, made.MakeCKKSPackedPlaintext(column.tolist()))
+            for column in table[i : i + slots].T
+        ]
         for i in range(0, rows, slots)
     ]
 

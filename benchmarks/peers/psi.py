@@ -40,5 +40,7 @@ def bench_intersection(measure: Measure, tmp_path: pathlib.Path, rows: int) -> N
     expected = len(set(sides[0].tolist()) & set(sides[1].tolist()))
     if len(found) != expected:
         raise AssertionError(f"{len(found)} matched; {expected} do")
-    measure.note(work=rows, unit="rows", sent=sent, rounds=2, figures={"bytes a row": sum(sent.values()) / rows})
+    measure.note(
+        work=rows, unit="rows", sent=sent, rounds=2, figures={"bytes a row": sum(sent.values()) / rows}
+    )
     measure.note(error=0.0, error_is="exact")

@@ -61,7 +61,9 @@ def bench_sum(measure: Measure, values: int, threads: int) -> None:
 
 @sweep(rows=ROWS, threads=THREADS)
 def bench_logistic(measure: Measure, rows: int, threads: int) -> None:
-    measure.task("logistic score: evaluation", conditions=BARE + "; the linear part alone", rows=rows, threads=threads)
+    measure.task(
+        "logistic score: evaluation", conditions=BARE + "; the linear part alone", rows=rows, threads=threads
+    )
     context, weights, table = _context([60, 40, 60], 40, threads), workloads.weights(), workloads.rows(rows)
     vectors = [tenseal.ckks_vector(context, row) for row in table.tolist()]
     found = measure(lambda: [vector.dot(weights.tolist()).add([0.1]) for vector in vectors], rounds=3)
@@ -89,7 +91,11 @@ def bench_network(measure: Measure, rows: int, threads: int) -> None:
     _scored(measure, found, ((table @ first.T + 0.1) ** 2 @ last.T + 0.2)[:, 0])
 
 
-@sweep(bits=Sizes(quick=([60, 40, 60], [31, 26, 26, 26, 31])), scale=Sizes(quick=(40, 26)), task=Sizes(quick=("logistic score", "MLP 30-32-1")))
+@sweep(
+    bits=Sizes(quick=([60, 40, 60], [31, 26, 26, 26, 31])),
+    scale=Sizes(quick=(40, 26)),
+    task=Sizes(quick=("logistic score", "MLP 30-32-1")),
+)
 def bench_encryption(measure: Measure, bits: list[int], scale: int, task: str) -> None:
     count = 20
     measure.task(f"{task}: encryption", conditions=BARE, rows=count, threads=1)

@@ -41,7 +41,9 @@ def bench_decide(measure: Measure) -> None:
     released=Sizes(quick=(100,), default=(1_000,) * 2),
     shown=Sizes(quick=(20,), default=(20, 1)),
 )
-def bench_differencing(measure: Measure, tmp_path: pathlib.Path, rows: int, released: int, shown: int) -> None:
+def bench_differencing(
+    measure: Measure, tmp_path: pathlib.Path, rows: int, released: int, shown: int
+) -> None:
     """A release of 20 cells beside the released ones, which came `shown` at a time."""
     random = np.random.default_rng(0)
     store = Cohorts(tmp_path / "cohorts.db")

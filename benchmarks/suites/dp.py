@@ -34,7 +34,9 @@ def bench_noise(measure: Measure, samples: int) -> None:
     said = "keyed AES stream; within 2^-100 of the exact law"
     measure.task("discrete Gaussian noise", conditions=said, samples=samples, sigma=workloads.SIGMA)
     noise = measure(lambda: discrete_gaussian(workloads.SIGMA, samples, secrets.token_bytes(32)))
-    measure.note(work=samples, unit="samples", demands={"AES-256-CTR": 8.0 * samples, "memory add": 24.0 * samples})
+    measure.note(
+        work=samples, unit="samples", demands={"AES-256-CTR": 8.0 * samples, "memory add": 24.0 * samples}
+    )
     measure.note(error=abs(float(np.std(noise)) / workloads.SIGMA - 1), error_is="relative, of the deviation")
 
 
@@ -72,7 +74,9 @@ def bench_means(measure: Measure, people: int) -> None:
         "income": Column("real", (0, INCOME)),
     }
     data = workloads.people(people)
-    pooled = pd.DataFrame({"region": np.array(regions, dtype=object)[data["region"]], "income": data["income"]})
+    pooled = pd.DataFrame(
+        {"region": np.array(regions, dtype=object)[data["region"]], "income": data["income"]}
+    )
     dataset = DataSet("general-2", ("benchmark",), columns, max_rows=people, budget=Budget(100, 1e-5))
     frames = {name: {"people": pooled[i :: len(DEPARTMENTS)]} for i, name in enumerate(DEPARTMENTS)}
     city = open_city({name: Catalog(name, {"people": dataset}) for name in frames}, frames)
@@ -80,6 +84,8 @@ def bench_means(measure: Measure, people: int) -> None:
     release = measure(lambda: query.release(purpose="benchmark", epsilon=epsilon))
     found = release.frame.sort_values("region")["income_mean"].to_numpy(float)
     exact = pooled.groupby("region")["income"].mean().sort_index().to_numpy()
-    measure.note(error=float(np.sqrt(np.mean((found / exact - 1) ** 2))), error_is="root mean square, relative")
+    measure.note(
+        error=float(np.sqrt(np.mean((found / exact - 1) ** 2))), error_is="root mean square, relative"
+    )
     measure.note(sent={k: float(v) for k, v in release.cost.sent.items()}, rounds=release.cost.rounds)
     measure.note(work=people, unit="people", figures={"delta": DELTA})

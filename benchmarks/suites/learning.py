@@ -52,9 +52,7 @@ class Pool:
 
     def parts(self, values: Any) -> list[Rows]:
         cuts = np.linspace(0, len(self.matrix), DEPARTMENTS + 1).astype(int)
-        return [
-            Rows(np.asfortranarray(self.matrix[a:b]), values[a:b]) for a, b in itertools.pairwise(cuts)
-        ]
+        return [Rows(np.asfortranarray(self.matrix[a:b]), values[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
 _pools: dict[int, Pool] = {}
@@ -93,7 +91,12 @@ def bench_logistic(measure: Measure, rows: int) -> None:
 def bench_logistic_private(measure: Measure, rows: int) -> None:
     pool, wanted = _pool(rows), request(f.LogisticRegression(tol=TOLERANCE), "y")
     parts = pool.parts(pool.label)
-    measure.task("logistic regression, epsilon 1, 6 rounds", conditions="differential privacy", rows=rows, columns=COLUMNS)
+    measure.task(
+        "logistic regression, epsilon 1, 6 rounds",
+        conditions="differential privacy",
+        rows=rows,
+        columns=COLUMNS,
+    )
     _fit(measure, lambda: private(wanted, parts), rows)
 
 
@@ -135,7 +138,8 @@ def bench_boosting_pooled(measure: Measure, rows: int, trees: int) -> None:
 def bench_boosting(measure: Measure, rows: int, trees: int) -> None:
     pool = _pool(rows)
     wanted = request(
-        f.HistGradientBoostingClassifier(max_iter=trees, max_depth=DEPTH, min_samples_leaf=1, max_bins=255), "y"
+        f.HistGradientBoostingClassifier(max_iter=trees, max_depth=DEPTH, min_samples_leaf=1, max_bins=255),
+        "y",
     )
     parts = pool.parts(pool.label)
 

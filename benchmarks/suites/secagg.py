@@ -77,9 +77,7 @@ class Sum:
         announcement = aggregator.announce()
         for name, client in self.clients.items():
             message = meter.call(phase, name, client.advertise, meter.send(COORDINATOR, announcement))
-            meter.call(
-                phase, COORDINATOR, aggregator.accept_advertisement, name, meter.send(name, message)
-            )
+            meter.call(phase, COORDINATOR, aggregator.accept_advertisement, name, meter.send(name, message))
         advertisements = meter.call(phase, COORDINATOR, aggregator.advertisements)
         for name, client in self.clients.items():
             message = meter.call(phase, name, client.share, meter.send(COORDINATOR, advertisements))
@@ -137,7 +135,7 @@ def _measured(measure: Measure, make: Callable[[], Sum], *, set_up: bool, rounds
     off = int(np.count_nonzero(total != pooled))
     if off:
         raise AssertionError(f"{off} values of the sum are wrong")
-    online = {name: sent for name, sent in done.meter.bytes.items()}
+    online = dict(done.meter.bytes)
     exchanges = (2 if set_up else 0) + (3 if done.aggregator.parameters.setting == "active" else 2)
     measure.note(parts=done.meter.by_phase(), sent=online, rounds=exchanges, error=0.0, error_is="exact")
     measure.note(work=done.cells, unit="values", demands=_demands(len(done.clients), done.cells))

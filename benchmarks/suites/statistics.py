@@ -26,7 +26,9 @@ from sandbox.table import JointTable
 
 DEPARTMENTS = ("a", "b", "c")
 REGIONS = tuple(f"r{i:02}" for i in range(20))
-SQL = "SELECT region, COUNT(*), AVG(x), SUM(x), AVG(y), VAR_SAMP(y) FROM pooled GROUP BY region ORDER BY region"
+SQL = (
+    "SELECT region, COUNT(*), AVG(x), SUM(x), AVG(y), VAR_SAMP(y) FROM pooled GROUP BY region ORDER BY region"
+)
 HEAVY = ("torch", "flwr", "tenseal", "opacus", "opendp", "pandas", "matplotlib")
 POOLED = "sees all rows"
 COLUMNS = {
@@ -37,14 +39,19 @@ COLUMNS = {
     "age": Column("integer", (0, 100)),
     "income": Column("real", (0, 200_000), nullable=True),
 }
-SMALL, LARGE = Sizes(quick=(30_000,), default=(300_000,)), Sizes(quick=(300_000,), default=(3_000_000,), full=(30_000, 300_000, 3_000_000))
+SMALL, LARGE = (
+    Sizes(quick=(30_000,), default=(300_000,)),
+    Sizes(quick=(300_000,), default=(3_000_000,), full=(30_000, 300_000, 3_000_000)),
+)
 
 
 @pytest.mark.parametrize("code", ["pass", "import numpy", "import sandbox"])
 def bench_import(measure: Measure, code: str) -> None:
     """Fresh processes, from the call to the exit."""
     measure.task("cold import", "Python" if code != "import sandbox" else "", code=code)
-    measure(lambda: subprocess.run([sys.executable, "-c", code], check=True), rounds=5 if measure.quick else 9)
+    measure(
+        lambda: subprocess.run([sys.executable, "-c", code], check=True), rounds=5 if measure.quick else 9
+    )
     loaded = f"{code}\nimport sys; print(sum(m in sys.modules for m in {HEAVY!r}))"
     said = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True).stdout
     measure.note(figures={"heavy libraries loaded": int(said)})
@@ -213,6 +220,10 @@ def bench_statistic(measure: Measure, name: str, epsilon: float | None, rows: in
     pool = _pool(rows)
     query, _ = _questions(pool.city.table("controlled"), pool.pooled)[name]
     privacy = f", epsilon {epsilon}" if epsilon else ""
-    measure.task(name + privacy, conditions="masked sums, disclosure control" if not epsilon else "differential privacy", rows=rows)
+    measure.task(
+        name + privacy,
+        conditions="masked sums, disclosure control" if not epsilon else "differential privacy",
+        rows=rows,
+    )
     release = measure(lambda: query.release(purpose="benchmark", epsilon=epsilon), rounds=3)
     _told(measure, release, rows)
