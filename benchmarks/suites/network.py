@@ -55,11 +55,26 @@ a = { type = "integer", bounds = [0, 99] }
 b = { type = "integer", bounds = [0, 99] }
 """
 TABLES = {1000: "wide", 100: "narrow"}
+PEOPLE = Sizes(quick=(1 << 12,), default=(1 << 17,))
+JOINED = """
+[datasets.{table}]
+source = "{table}.parquet"
+level = "general-1"
+purposes = ["public-health"]
+unit = "person"
+max_rows = {rows}
+join = {{ tables = {others} }}
+
+[datasets.{table}.columns]
+person = {{ type = "identifier" }}
+{column} = {{ type = "integer", bounds = [0, {largest}] }}
+"""
 STATISTIC = "joint statistic"
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[up.Processes]:
+def processes(request: pytest.FixtureRequest) -> Iterator[up.Processes]:
+    [people] = PEOPLE.of(request.config.getoption("--mode"))
     with tempfile.TemporaryDirectory(prefix="joint-sandbox-") as made:
         place = pathlib.Path(made) / "city"
         up.make(place)
@@ -69,6 +84,7 @@ def processes() -> Iterator[up.Processes]:
             duckdb.from_df(frame).write_parquet(str(node / "wide.parquet"))
             with (node / "catalog.toml").open("a") as catalog:
                 catalog.write(WIDE)
+            _apart(node, seed, people)
         with up.Processes(place) as running:
             yield running
 
@@ -118,6 +134,41 @@ def bench_sum(measure: Measure, processes: up.Processes, side: int) -> None:
         },
         demands={"loopback bandwidth": float(sent), "loopback round trip": release.cost.rounds},
     )
+
+
+@sweep(people=PEOPLE)
+def bench_join(measure: Measure, processes: up.Processes, people: int) -> None:
+    """A count and a mean by two departments' groups, of three departments' tables joined."""
+    measure.task("join of three tables over TLS", conditions="nobody learns who matched", rows=people)
+    wide = processes.city().join(*_tables(), on="person")
+    query = wide.group_by("c0", "c1").agg(count(), col("c2").mean())
+    release = measure(lambda: query.release(purpose="public-health"), rounds=3)
+    if sum(release.frame["count"]) != people // 2:
+        raise AssertionError("the joined count is wrong")
+    _told(measure, release)
+    cost = release.cost
+    sent = sum(cost.sent.values()) + sum(cost.received.values())
+    measure.note(work=people, unit="rows")
+    measure.note(figures={"seconds a round": cost.seconds / cost.rounds, "bytes a row": sent / people})
+    measure.note(demands={"loopback bandwidth": float(sent), "loopback round trip": cost.rounds})
+
+
+def _tables() -> list[str]:
+    return [f"{name}.t{seed}" for seed, name in enumerate(demo.DEPARTMENTS)]
+
+
+def _apart(node: pathlib.Path, seed: int, people: int) -> None:
+    """One column of people of whom all three departments know a half."""
+    generator = np.random.default_rng(seed)
+    largest, half = (1, 1, 1000)[seed], people // 2
+    known = np.r_[:half, (seed + 1) * people : (seed + 1) * people + half]
+    values = generator.integers(0, largest, people, endpoint=True)
+    frame = pd.DataFrame({"person": generator.permutation(known), f"c{seed}": values})
+    duckdb.from_df(frame).write_parquet(str(node / f"t{seed}.parquet"))
+    others = [table for table in _tables() if not table.endswith(str(seed))]
+    text = JOINED.format(table=f"t{seed}", rows=people, others=others, column=f"c{seed}", largest=largest)
+    with (node / "catalog.toml").open("a") as catalog:
+        catalog.write(text)
 
 
 @sweep(
