@@ -28,10 +28,10 @@ from mpc.he.parameters import SUM
 
 BLOCK, BLOCKS = 128 << 10, 512  # bytes; in and out stay in the second-level cache
 WORDS = 16_000_000  # 128 MB an array
-OPERATIONS = 300
+OPERATIONS = 200
 MESSAGE = bytes(1000)
 SIDE = 1024
-ROUND_TRIPS, STREAM = 2000, 256 << 20
+ROUND_TRIPS, STREAM = 1000, 128 << 20
 
 
 def bench_aes(measure: Measure) -> None:
@@ -61,7 +61,7 @@ def bench_copy(measure: Measure, large: list[np.ndarray]) -> None:
 
 
 def bench_gather(measure: Measure, large: list[np.ndarray]) -> None:
-    size = WORDS // 4
+    size = WORDS // 16
     places = np.random.default_rng(0).integers(0, WORDS, size)
     out = np.empty(size, np.uint64)
     _limit(measure, "memory gather", lambda: np.take(large[0], places, out=out, mode="clip"), size, "words")
@@ -188,5 +188,5 @@ def _repeated(call: Callable[[], object]) -> Callable[[], None]:
 
 def _limit(measure: Measure, name: str, call: Callable[[], object], work: int, unit: str) -> None:
     measure.task(name)
-    measure(call, rounds=9)
+    measure(call, rounds=3 if measure.quick else 9)
     measure.note(work=work, unit=unit)

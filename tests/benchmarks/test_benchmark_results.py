@@ -8,7 +8,7 @@ import re
 import msgspec
 import pytest
 
-from benchmarks import comparing, derived, readme, records, report, targets
+from benchmarks import comparing, derived, records, report, targets
 from benchmarks.records import OURS, Entry, Machine, Results, Run
 
 RUN = Run("2026-01-01T00:00:00Z", "quick", Machine("cpu", 2, 2**34, "6"), "0" * 40, False, "3.11", {})
@@ -114,17 +114,3 @@ def test_targets_say_what_is_met_and_what_is_missed() -> None:
     assert (late.met, small.met) == (False, True)
     assert late.where_the_time_goes.startswith("a 75%, b 25%")
     assert {o.met for o in targets.outcomes(results())} == {None}
-
-
-def test_readme_shows_the_recorded_results() -> None:
-    recorded = records.read(readme.RECORDED)
-    for path, name, text in readme.generated(recorded):
-        assert readme.standing(path.read_text(encoding="utf-8"), name) == text.strip(), (
-            "run `python -m benchmarks report benchmarks/recorded/first.jsonl --readme`"
-        )
-
-
-def test_every_target_was_measured_in_the_recorded_results() -> None:
-    recorded = records.read(readme.RECORDED)
-    assert [o.target.claim for o in targets.outcomes(recorded) if o.value is None] == []
-    assert [o.target.claim for o in targets.misses(recorded) if not o.target.next] == []
