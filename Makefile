@@ -25,7 +25,8 @@ lab: .venv/dev.ready
 	$(BIN)/jupyter lab notebooks
 
 bench: .venv/dev.ready
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks run --quick --peers
+	$(BIN)/python -m benchmarks report
 
 .venv/pip.ready:
 	$(PYTHON) -m venv .venv
@@ -40,4 +41,4 @@ bench: .venv/dev.ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .benchmarks build *.egg-info demo-report benchmark-report .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,141 +1,95 @@
-"""`python -m benchmarks [list | run [SUITE …]]`: every performance claim, on this machine, in one run.
-
-Prints a table and appends JSON lines, with machine, commit, versions and raw samples, to `benchmarks/results/`. A suite that fails is a
-recorded result and makes the exit status 1.
-"""
+"""`python -m benchmarks list | run | compare | report`: every performance claim, on this machine, beside peers."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import pathlib
-import platform
-import subprocess
-import sys
 import time
-from importlib import metadata
-from typing import Any
+from typing import Annotated
 
-import msgspec
+import typer
 
-SCHEMA = 1
-SUITES = (
-    "limits",
-    "secagg",
-    "statistics",
-    "joint",
-    "imports",
-    "door",
-    "evidence",
-    "linkage",
-    "network",
-    "he",
-    "learning",
-    "neural",
-    "trainings",
-)
+from benchmarks import comparing, environments, readme, records, report, running, tables
+from benchmarks.records import Entry, Mode
+
 RESULTS = pathlib.Path(__file__).parent / "results"
-PACKAGES = (
-    "cryptography",
-    "dp-accounting",
-    "duckdb",
-    "flwr",
-    "msgspec",
-    "numpy",
-    "opacus",
-    "pandas",
-    "pyroaring",
-    "scikit-learn",
-    "sqlglot",
-    "tenseal",
-    "torch",
-    "xgboost-cpu",
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
-def main(arguments: list[str]) -> int:
-    match arguments:
-        case ["list"]:
-            print("\n".join(SUITES))
-            return 0
-        case [] | ["run"]:
-            return run(SUITES)
-        case ["run", *names] if set(names) <= set(SUITES):
-            return run(names)
-    print(__doc__, file=sys.stderr)
-    return 2
+@app.command("list")
+def list_() -> None:
+    """The suites and the peers."""
+    for name, suite in running.SUITES.items():
+        typer.echo(f"{name:<12}{suite.about}")
+    typer.echo("\npeers, with --peers")
+    for peer in environments.peers():
+        typer.echo(f"{peer.name:<12}{peer.system}, Python {peer.python}: {', '.join(peer.suites)}")
 
 
-def run(names: Any) -> int:
-    """Run the suites, print and record their figures."""
-    context = {"schema": SCHEMA, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine()}
-    failed = False
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{context['time'].replace(':', '')}.jsonl"
-    with path.open("wb") as file:
-        for name in names:
-            try:
-                records = importlib.import_module(f"benchmarks.{name}").run()
-            except Exception as error:
-                records, failed = (
-                    [{"suite": name, "name": "failed", "error": f"{type(error).__name__}: {error}"}],
-                    True,
-                )
-            for record in records:
-                file.write(msgspec.json.encode({**context, **record}) + b"\n")
-                print(line(record), flush=True)
-    print(f"\nrecorded in benchmarks/results/{path.name}")
-    return 1 if failed else 0
+@app.command()
+def run(
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="default: all; limits always comes first")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="small sizes, under two minutes")] = False,
+    full: Annotated[bool, typer.Option("--full", help="sweeps over sizes, parties, latency")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="other systems beside ours, installed on demand")
+    ] = False,
+    output: Annotated[
+        pathlib.Path | None, typer.Option(help="the file of results, made or continued")
+    ] = None,
+) -> None:
+    """Measure, and write results as JSON lines. The exit status is 1 if a suite of ours failed."""
+    if quick and full:
+        raise typer.BadParameter("--quick and --full exclude each other")
+    if unknown := set(suites or ()) - set(running.SUITES):
+        raise typer.BadParameter(f"unknown suites {sorted(unknown)}; there are {', '.join(running.SUITES)}")
+    mode: Mode = "quick" if quick else "full" if full else "default"
+    path = output or RESULTS / f"{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime())}.jsonl"
+    well = running.run(suites or running.SUITES, path, mode, with_peers=peers, show=_show)
+    typer.echo(f"\nwritten to {path}")
+    raise typer.Exit(0 if well else 1)
 
 
-def line(record: dict[str, Any]) -> str:
-    """One figure as a row of the table."""
-    if "error" in record:
-        return f"{record['suite']:<11} {record['name']:<52} {record['error']}"
-    parameters = ", ".join(
-        f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}"
-        for key, value in record.get("parameters", {}).items()
-    )
-    extras = [
-        f"{key.replace('_', ' ')} {record[key]:.3g}"
-        for key in ("ratio", "target", "share_of_limit")
-        if record.get(key) is not None
-    ]
-    if record.get("ratio_to"):
-        extras[0] += f" to {record['ratio_to']}"
-    name = f"{record['name']} ({parameters})" if parameters else record["name"]
-    return (
-        f"{record['suite']:<11} {name:<64} {record['value']:>10.4g} {record['unit']:<10} {'; '.join(extras)}"
-    )
+@app.command()
+def compare(
+    before: Annotated[pathlib.Path, typer.Argument(help="results of an earlier run")],
+    after: Annotated[pathlib.Path, typer.Argument(help="results of a later run")],
+    threshold: Annotated[
+        float, typer.Option(min=1.0, help="a ratio surely above this is a regression")
+    ] = 1.1,
+) -> None:
+    """The ratios of two runs, with 95 % intervals. The exit status is 1 if something regressed."""
+    found = comparing.compare(_read(before), _read(after), threshold)
+    typer.echo(comparing.text(found))
+    raise typer.Exit(1 if found.regressions else 0)
 
 
-def machine() -> dict[str, Any]:
-    """What a figure depends on beside the code."""
-    cpu = next(
-        (text.split(":", 1)[1].strip() for text in _lines("/proc/cpuinfo") if text.startswith("model name")),
-        platform.processor(),
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "machine": {
-            "cpu": cpu,
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        },
-        "commit": commit,
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-    }
+@app.command("report")
+def report_(
+    results: Annotated[pathlib.Path | None, typer.Argument(help="default: the latest results")] = None,
+    output: Annotated[pathlib.Path, typer.Option(help="a folder")] = pathlib.Path("benchmark-report"),
+    update_readme: Annotated[
+        bool, typer.Option("--readme", help="renew the tables in README.md and benchmarks/README.md")
+    ] = False,
+) -> None:
+    """One HTML page and the same in Markdown, with plots, from results alone."""
+    found = _read(results or max(RESULTS.glob("*.jsonl"), default=RESULTS / "none.jsonl"))
+    typer.echo(f"written to {report.write(found, output)}")
+    if update_readme:
+        readme.update(found)
 
 
-def _lines(path: str) -> list[str]:
+def _read(path: pathlib.Path) -> records.Results:
     try:
-        return pathlib.Path(path).read_text().splitlines()
-    except OSError:
-        return []
+        return records.read(path)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _show(entry: Entry) -> None:
+    typer.echo(tables.line(entry))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    app()

@@ -1,0 +1,147 @@
+"""Run suites, each in a process of its own under pytest, and peers in theirs; everything that happens becomes an entry."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from benchmarks import environments, machine, records
+from benchmarks.records import OURS, Entry, Mode
+
+FOLDER = pathlib.Path(__file__).parent
+LONGEST = {"quick": 300.0, "default": 1800.0, "full": 7200.0}  # seconds for a suite or a peer
+
+
+class Suite(NamedTuple):
+    """What belongs together: files under `suites/`."""
+
+    about: str
+    files: tuple[str, ...]
+
+
+SUITES = {
+    "limits": Suite("what this machine can do at most", ("limits",)),
+    "secagg": Suite("masked sums", ("secagg",)),
+    "he": Suite("encrypted sums and scores", ("he_sum", "he_score")),
+    "dp": Suite("noise, the budget, and accuracy at an epsilon", ("dp",)),
+    "statistics": Suite("from import to release", ("statistics",)),
+    "learning": Suite("exact and private fits, neural training", ("learning", "neural")),
+    "linkage": Suite("joins, intersections, the two-server engine", ("linkage", "engine")),
+    "network": Suite("processes over TLS, and an emulated wide-area network", ("network",)),
+    "door": Suite("policy, differencing, audit log, receipts", ("door", "evidence")),
+}
+
+
+def run(
+    names: Iterable[str],
+    path: pathlib.Path,
+    mode: Mode,
+    *,
+    with_peers: bool = False,
+    show: Callable[[Entry], None] = lambda entry: None,
+) -> bool:
+    """Measure suites, `limits` first, into a file of records, which is made or continued. Whether all of ours succeeded.
+
+    A peer that cannot be installed, fails or takes too long is an entry, and no failure of ours.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(records.line(machine.run(mode)))
+    well = True
+    for name in sorted(set(names) | {"limits"}, key=list(SUITES).index):
+        files = [FOLDER / "suites" / f"{file}.py" for file in SUITES[name].files]
+        entries = _measure(sys.executable, files, path, mode, name, OURS, show)
+        well = well and all(entry.outcome != "failed" for entry in entries)
+        if with_peers:
+            for peer in environments.peers():
+                if name in peer.suites:
+                    _peer(peer, name, path, mode, show)
+    return well
+
+
+def _peer(
+    peer: environments.Peer, suite: str, path: pathlib.Path, mode: Mode, show: Callable[[Entry], None]
+) -> None:
+    try:
+        python = environments.python_of(peer)
+    except environments.CannotInstall as error:
+        _fail(path, suite, peer.system, "installation", str(error), show)
+        return
+    packages = "--packages", ",".join(peer.packages)
+    _measure(str(python), [peer.job], path, mode, suite, peer.system, show, *packages)
+
+
+def _measure(
+    python: str,
+    files: list[pathlib.Path],
+    path: pathlib.Path,
+    mode: Mode,
+    suite: str,
+    system: str,
+    show: Callable[[Entry], None],
+    *options: str,
+) -> list[Entry]:
+    """Entries that a process of pytest appended, with one more if it ended in a way that they do not tell."""
+    before = path.stat().st_size
+    command = [python, "-m", "pytest", "-c", str(FOLDER / "pytest.ini"), "--rootdir", str(FOLDER)]
+    command += [
+        "--records",
+        str(path),
+        "--mode",
+        mode,
+        "--suite",
+        suite,
+        "--system",
+        system,
+        *options,
+        *map(str, files),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(machine.ROOT),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # other plugins take seconds to load
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    trouble = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=LONGEST[mode])
+            if process.returncode not in (0, 1):
+                trouble = (
+                    f"status {process.returncode}: {said.strip().splitlines()[-1] if said.strip() else ''}"
+                )
+        except subprocess.TimeoutExpired:
+            process.kill()
+            trouble = f"not done within {LONGEST[mode]:.0f} s"
+    with path.open("rb") as file:
+        file.seek(before)
+        entries = [_entry(line) for line in file]
+    for entry in entries:
+        show(entry)
+    told = any(entry.outcome == "failed" for entry in entries)
+    if (trouble and not told) or not entries:
+        entries.append(_fail(path, suite, system, "the run", trouble or "nothing was measured", show))
+    return entries
+
+
+def _entry(line: bytes) -> Entry:
+    import msgspec
+
+    return msgspec.json.decode(line, type=Entry)
+
+
+def _fail(
+    path: pathlib.Path, suite: str, system: str, task: str, reason: str, show: Callable[[Entry], None]
+) -> Entry:
+    entry = Entry(suite, task, system, "failed", os.getloadavg()[0], reason)
+    with path.open("ab") as file:
+        file.write(records.line(entry))
+    show(entry)
+    return entry

@@ -1,0 +1,152 @@
+"""Training networks under differential privacy, and what a round of federated averaging costs beside the training itself.
+
+An epoch of DP-SGD over rows of 64 numbers, batches of about 512, a network 128-64-2: of ours everything is counted (secret Poisson samples,
+clipping, grid, discrete Gaussian noise over AES); the same without privacy, rows in one tensor. One thread. What a record's ghost norm is
+worth: the same step with each record's gradient formed.
+
+A round of federated averaging of 10^6 parameters among three departments, each with an epoch of its own: all that is not local training,
+messages in safetensors and masked vectors in bytes, in one process, without the network between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks import workloads
+from benchmarks.harness import Measure, sweep
+from benchmarks.workloads import INPUTS, LOT
+from federated.neural import clipping, encoding, local, spec
+from federated.neural import training as coordinator
+from federated.neural.encoding import Sizes
+from federated.neural.network import Data
+from mpc.secagg import Aggregator, Client
+from sandbox import architecture as a
+from sandbox import query as q
+from sandbox import training as t
+
+LAYERS = (a.Linear(INPUTS, 128), a.ReLU(), a.Linear(128, 64), a.ReLU(), a.Linear(64, 2))
+LARGE = (a.Linear(INPUTS, 960), a.ReLU(), a.Linear(960, 960), a.ReLU(), a.Linear(960, 2))
+DEPARTMENTS = ("a", "b", "c")
+PARAMETERS = INPUTS * 128 + 128 * 64 + 64 * 2
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _training(layers: tuple[a.Layer, ...], rows: int, **changes: Any) -> t.Training:
+    fields: dict[str, Any] = {
+        "table": "t",
+        "features": (q.Derived("x", q.Column("x")),),
+        "target": q.Derived("y", q.Column("y")),
+        "layers": layers,
+        "loss": "cross_entropy",
+        "rounds": 1,
+        "sampling_rate": LOT / rows,
+        "local_steps": rows // LOT,
+    }
+    return t.Training(**{**fields, **changes})
+
+
+def _data(rows: int, seed: int = 0) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, INPUTS, generator=generator)
+    return Data(x, (x.sum(1) > 0).long())
+
+
+def _epoch(measure: Measure, rows: int, made: t.Training) -> None:
+    data, weights = _data(rows), spec.unpack(LAYERS, spec.initial(LAYERS, 0))
+    measure(lambda: local.update(made, weights, data, 1, os.urandom))
+    measure.note(work=rows, unit="rows", demands={"matrix product": 6.0 * PARAMETERS * rows})
+
+
+@sweep(rows=workloads.TRAINED)
+def bench_epoch_plain(measure: Measure, rows: int) -> None:
+    measure.task("epoch", "ours without privacy", "no privacy; rows in one tensor", rows=rows, threads=1)
+    _epoch(measure, rows, _training(LAYERS, rows))
+
+
+@sweep(rows=workloads.TRAINED)
+def bench_epoch(measure: Measure, rows: int) -> None:
+    said = "DP-SGD: Poisson samples, clipping, integer noise from AES"
+    measure.task("epoch", conditions=said, rows=rows, threads=1)
+    privacy = t.RecordLevel("local", clip=1.0, noise_multiplier=1.0, lot=LOT)
+    _epoch(measure, rows, _training(LAYERS, rows, privacy=privacy))
+
+
+@pytest.mark.parametrize(("name", "layers"), [("128-64-2", LAYERS), ("960-960-2", LARGE)])
+@pytest.mark.parametrize("ghost", [True, False])
+def bench_clipped_sum(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, name: str, layers: Any, ghost: bool
+) -> None:
+    system = "" if ghost else "ours, records' gradients formed"
+    measure.task(f"clipped sum of a lot, {name}", system, rows=LOT, threads=1)
+    data = _data(LOT)
+    network = clipping.Network(_training(layers, 10 * LOT), spec.unpack(layers, spec.initial(layers, 0)))
+    if not ghost:
+        monkeypatch.setattr(clipping, "GHOST", ())
+    measure(lambda: clipping.clipped_sum(network, data, 1.0))
+
+
+@sweep(rows=workloads.TRAINED)
+def bench_averaging(measure: Measure, rows: int) -> None:
+    """Each department's training is a part of its own."""
+    measure.task("round of FedAvg, 10^6 parameters", rows=rows, departments=3, threads=1)
+    made, spent = _training(LARGE, rows), {"local training": 0.0}
+    sizes = Sizes(len(DEPARTMENTS), len(DEPARTMENTS), rows)
+    parts = {name: _data(rows // 3, i) for i, name in enumerate(DEPARTMENTS)}
+    start = coordinator.start(made)
+    sent: dict[str, float] = {}
+
+    def one_round() -> None:
+        spent["local training"] = 0.0
+        began = time.perf_counter()
+        aggregator, clients = _set_up()
+        aggregator.open(0, bytes(32), encoding.words(made, 0))
+        for name in DEPARTMENTS:
+            weights = spec.unpack(LARGE, start.weights)
+            before = time.perf_counter()
+            update = local.update(made, weights, parts[name], sizes.honest, os.urandom)
+            spent["local training"] += time.perf_counter() - before
+            message = clients[name].mask(0, bytes(32), encoding.encode(made, sizes, update, None, os.urandom))
+            sent[name] = len(message)
+            aggregator.accept_masked(name, message)
+        survivors = aggregator.survivors(0)
+        for name in DEPARTMENTS:
+            aggregator.accept_answer(name, clients[name].unmask(0, survivors, b""))
+        coordinator.update(made, sizes, start, aggregator.result(0), len(DEPARTMENTS))
+        spent["everything else"] = time.perf_counter() - began - spent["local training"]
+
+    measure(one_round, rounds=3)
+    share = spent["everything else"] / sum(spent.values())
+    measure.note(parts=spent, sent=sent, figures={"share outside local training": share})
+
+
+def _set_up() -> tuple[Aggregator, dict[str, Client]]:
+    identities = {name: hashlib.sha256(name.encode()).digest() for name in DEPARTMENTS}
+    roster = {
+        name: Ed25519PrivateKey.from_private_bytes(identity).public_key().public_bytes_raw()
+        for name, identity in identities.items()
+    }
+    clients = {name: Client(name, identities[name], roster) for name in DEPARTMENTS}
+    aggregator = Aggregator(roster, threshold=3, setting="honest-but-curious", slots=1)
+    for name, client in clients.items():
+        aggregator.accept_advertisement(name, client.advertise(aggregator.announce()))
+    advertisements = aggregator.advertisements()
+    for name, client in clients.items():
+        aggregator.accept_shares(name, client.share(advertisements))
+    for name, delivery in aggregator.deliveries().items():
+        clients[name].receive(delivery)
+    return aggregator, clients
