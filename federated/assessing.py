@@ -23,6 +23,7 @@ from sandbox.design_matrix import Rows
 from sandbox.disclosure import NONE, Rules
 from sandbox.errors import Denied, QueryError, ScheduleError
 from sandbox.features import fit as training_fit
+from sandbox.prepared import prepared
 from sandbox.request import Request
 from sandbox.training import Training
 
@@ -56,7 +57,7 @@ def scored(shown: bytes, wanted: assessment.Evaluation, schema: Schema) -> Any:
     if not signed(shown, wanted):
         raise QueryError("the model is not the one that the request names")
     try:
-        released = msgspec.json.decode(shown, type=Union[Fitted, Trained])
+        released = msgspec.json.decode(shown, type=prepared(Union[Fitted, Trained]))
     except (msgspec.MsgspecError, RecursionError):
         raise QueryError("the release holds no model") from None
     asked = released.fit if isinstance(released, Fitted) else released.training
@@ -278,7 +279,7 @@ class AnsweringContribution:
 
 def _round(state: bytes) -> Round:
     try:
-        return msgspec.msgpack.decode(state, type=Round)
+        return msgspec.msgpack.decode(state, type=prepared(Round))
     except (msgspec.MsgspecError, RecursionError):
         raise QueryError(MALFORMED) from None
 
@@ -289,10 +290,10 @@ def _coalitions(data: bytes, size: int) -> Coalitions:
     def member(value: Any) -> Any:
         if value is None:
             return None
-        return msgspec.convert(value, States if "state" in value else Models)
+        return msgspec.convert(value, prepared(States if "state" in value else Models))
 
     try:
-        found = msgspec.msgpack.decode(data, type=Coalitions)
+        found = msgspec.msgpack.decode(data, type=prepared(Coalitions))
         found = msgspec.structs.replace(found, members=tuple(map(member, found.members)))
     except (msgspec.MsgspecError, RecursionError, TypeError):
         raise QueryError(MALFORMED) from None

@@ -25,6 +25,7 @@ from sandbox.catalog import Schema
 from sandbox.design_matrix import Rows
 from sandbox.disclosure import Rules
 from sandbox.errors import Denied, QueryError, ScheduleError
+from sandbox.prepared import prepared
 from sandbox.request import Request
 from sandbox.training import Training
 
@@ -134,7 +135,7 @@ def answering(
 def number(state: bytes) -> int:
     """Which round a state is of, from 0."""
     try:
-        return msgspec.msgpack.decode(state, type=Round).number
+        return msgspec.msgpack.decode(state, type=prepared(Round)).number
     except (msgspec.MsgspecError, RecursionError):
         raise QueryError("malformed state of a model") from None
 
@@ -272,8 +273,8 @@ class AnsweringFit:
         from .learn.learner import Start
 
         try:
-            shown = msgspec.msgpack.decode(state, type=Round)
-            found = msgspec.msgpack.decode(shown.state, type=States)
+            shown = msgspec.msgpack.decode(state, type=prepared(Round))
+            found = msgspec.msgpack.decode(shown.state, type=prepared(States))
         except (msgspec.MsgspecError, RecursionError):
             raise QueryError("malformed state of a fit") from None
         if shown.number != self._next or isinstance(found, Start) != (self._next == 0):

@@ -13,6 +13,7 @@ import msgspec
 from sandbox.approvals import State
 from sandbox.errors import QueryError
 from sandbox.gate import Decision
+from sandbox.prepared import prepared
 from sandbox.request import Request
 
 KINDS = (
@@ -133,7 +134,7 @@ def encode(value: object) -> bytes:
 def decode(data: bytes, kind: type[T]) -> T:
     """Strictly decode; raises `QueryError`."""
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        return msgspec.msgpack.decode(data, type=prepared(kind))
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         raise QueryError(f"malformed {getattr(kind, '__name__', 'union')} message") from None
 
@@ -141,13 +142,13 @@ def decode(data: bytes, kind: type[T]) -> T:
 def decode_json(data: bytes, kind: type[T]) -> T:
     """The same for JSON, which decisions and catalogues travel in."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=prepared(kind))
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         raise QueryError("malformed JSON in a reply") from None
 
 
 def decode_reply(data: bytes) -> Done | Refusal:
     try:
-        return msgspec.msgpack.decode(data, type=Done | Refusal)
+        return msgspec.msgpack.decode(data, type=prepared(Done | Refusal))
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return Refusal("MalformedReply", "the reply is no message of this protocol")

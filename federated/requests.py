@@ -22,6 +22,7 @@ import msgspec
 from sandbox.gate import Entry
 from sandbox.keys import Signed
 from sandbox.pending import ENDED, Ticket
+from sandbox.prepared import prepared
 from sandbox.query import canonical
 from sandbox.request import Request
 
@@ -137,7 +138,7 @@ class Requests:
         """What each department offered when it was last heard."""
         with self._lock:
             rows = self._connection.execute("SELECT department, entries FROM offer").fetchall()
-        return {name: msgspec.msgpack.decode(data, type=dict[str, Entry]) for name, data in rows}
+        return {name: msgspec.msgpack.decode(data, type=prepared(dict[str, Entry])) for name, data in rows}
 
     def offer(self, department: str, entries: dict[str, Entry]) -> None:
         with self._lock:
@@ -157,4 +158,4 @@ def _pack(value: object) -> bytes:
 
 
 def _ticket(data: bytes) -> Ticket:
-    return msgspec.msgpack.decode(data, type=Ticket)
+    return msgspec.msgpack.decode(data, type=prepared(Ticket))

@@ -18,6 +18,7 @@ from sandbox.assessment import Contribution, Evaluation, Method
 from sandbox.catalog import DataSet, Schema
 from sandbox.errors import QueryError
 from sandbox.fit import Fit
+from sandbox.prepared import prepared
 from sandbox.release import Cost, PrivacyCost, Release
 from sandbox.training import Training
 
@@ -284,9 +285,11 @@ def _told(figures: Figures) -> dict[str, Any]:
 
 def plain(model: Any) -> Any:
     """A model whose numbers are Python's own, as they are after a journey."""
-    return msgspec.convert(msgspec.to_builtins(model, enc_hook=lambda number: number.item()), Models)
+    return msgspec.convert(
+        msgspec.to_builtins(model, enc_hook=lambda number: number.item()), prepared(Models)
+    )
 
 
 def decode(data: bytes) -> Result:
     """What was kept of a request; raises `msgspec.MsgspecError`."""
-    return msgspec.msgpack.decode(data, type=Result)
+    return msgspec.msgpack.decode(data, type=prepared(Result))

@@ -14,6 +14,7 @@ from sandbox.design_matrix import Rows
 from sandbox.disclosure import Rules
 from sandbox.errors import ParameterError, QueryError
 from sandbox.fit import refusals
+from sandbox.prepared import prepared
 from sandbox.request import Request
 from sandbox.training import Training, leakage
 
@@ -104,7 +105,7 @@ class AnsweringTraining:
 
     def words(self, state: bytes) -> Words:
         try:
-            shown = msgspec.msgpack.decode(state, type=Round)
+            shown = msgspec.msgpack.decode(state, type=prepared(Round))
         except msgspec.MsgspecError:
             raise QueryError("malformed state of a training") from None
         return self._participant.answer(shown.number, shown.state)

@@ -31,6 +31,7 @@ from .database import Database
 from .differencing import Counts, Released
 from .errors import InternalError, ScheduleError
 from .members import Members
+from .prepared import prepared
 
 FORMAT = 1
 _SCHEMA = """
@@ -301,4 +302,4 @@ def _json(values: Sequence[int]) -> str:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return msgspec.json.decode(text, type=tuple[int, ...])
+    return msgspec.json.decode(text, type=prepared(tuple[int, ...]))

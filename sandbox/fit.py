@@ -21,6 +21,7 @@ from . import bounds
 from . import query as q
 from .catalog import Schema
 from .errors import ParameterError, QueryError
+from .prepared import prepared
 from .query import Node
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class Fit(Node, frozen=True, tag="fit"):
 def check(fit: Fit, schema: Schema) -> None:
     """Raise `QueryError` or `ParameterError`, naming the field and what is allowed, unless `fit` can run on `schema`."""
     try:
-        msgspec.convert(msgspec.to_builtins(fit), Fit)  # ranges hold for what was built here, too
+        msgspec.convert(msgspec.to_builtins(fit), prepared(Fit))  # ranges hold for what was built here, too
     except msgspec.ValidationError as error:
         raise ParameterError(f"fit: {error}") from None
     _check_finite(fit.estimator)

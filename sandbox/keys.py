@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from .errors import Expired, KeyUnusable, Malformed, ParameterError, SandboxError, SignatureInvalid
+from .prepared import prepared
 from .query import MAX_BYTES, MAX_DEPTH, Name, canonical, nesting
 
 Role = Literal["owner", "analyst", "node", "coordinator", "witness"]
@@ -190,7 +191,7 @@ def decode(data: bytes, kind: Any) -> Any:
     if nesting(data) > MAX_NESTING:
         raise Malformed(f"nested deeper than {MAX_NESTING} levels")
     try:
-        value = msgspec.json.decode(data, type=kind)
+        value = msgspec.json.decode(data, type=prepared(kind))
         exact = canonical(value) == data
     except (msgspec.MsgspecError, ValueError, RecursionError, SandboxError) as error:
         raise Malformed(f"malformed {getattr(kind, '__name__', 'value')}: {error}") from None

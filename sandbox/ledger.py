@@ -27,6 +27,7 @@ from . import accounting
 from .accounting import NOTHING, ORDERS, Cost, Event
 from .database import Database
 from .errors import BudgetExceeded, InternalError, LedgerError, ParameterError
+from .prepared import prepared
 from .query import canonical
 
 FORMAT = 2
@@ -333,7 +334,7 @@ def _epsilon(what: str, before: _Total, after: _Total, cap: float, delta: float)
 
 def _entry(row: tuple) -> Entry:
     number, request, dataset, analyst, purpose, analysis, text, epsilon, time, spent, left = row
-    event = msgspec.json.decode(text, type=Event) if text is not None else None
+    event = msgspec.json.decode(text, type=prepared(Event)) if text is not None else None
     charge = Charge(request, dataset, analyst, purpose, time, event, epsilon, analysis)
     return Entry(number, charge, spent, left)
 

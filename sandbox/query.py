@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar, Union
 import msgspec
 
 from .errors import QueryError
+from .prepared import prepared
 
 MAX_DEPTH = 32
 MAX_BYTES = 1 << 20
@@ -228,7 +229,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     if nesting(data) > 4 * MAX_DEPTH:
         raise QueryError(f"message is nested deeper than {4 * MAX_DEPTH} levels")
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=prepared(kind))
     except (
         msgspec.MsgspecError,
         RecursionError,

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from .errors import ParameterError
+from .prepared import prepared
 
 
 class Ranged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,7 +25,7 @@ class Ranged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for field, kind in _kinds(type(self)).items():
             value = getattr(self, field)
             try:
-                checked = msgspec.convert(value, kind)
+                checked = msgspec.convert(value, prepared(kind))
             except msgspec.ValidationError as error:
                 raise ParameterError(f"{field!r} of {type(self).__name__}: {error}") from None
             if isinstance(checked, float) and not math.isfinite(checked):

@@ -23,6 +23,7 @@ from sqlglot.errors import ParseError, TokenError
 from . import query as q
 from .errors import QueryError, SQLError
 from .expressions import Aggregation, Expression, Then, col, corr, count, cov, when
+from .prepared import prepared
 
 MAX_LENGTH = 100_000
 _DIALECT = "duckdb"
@@ -141,7 +142,7 @@ class _Parser:
         where = self.term(select.args["where"].this).node if select.args.get("where") else None
         query = q.Query(table, tuple(named), tuple(keys), where, tuple(derived))
         try:
-            return msgspec.convert(msgspec.to_builtins(query), q.Query)
+            return msgspec.convert(msgspec.to_builtins(query), prepared(q.Query))
         except msgspec.ValidationError as error:
             raise SQLError(f"a name or value is outside what a query can hold: {error}") from None
 

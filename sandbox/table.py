@@ -13,6 +13,7 @@ import msgspec
 from . import query as q
 from .errors import QueryError
 from .expressions import Aggregation, Expression, band_labels, col, corr, count, cov, when
+from .prepared import prepared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -401,7 +402,7 @@ class JointTable:
         join = msgspec.UNSET if self.joined is None else self.joined
         query = q.Query(self.name, named, keys, self._where, self._derived, analysis, join)
         try:  # a malformed tree is the caller's error, here
-            msgspec.convert(msgspec.to_builtins(query), q.Query)
+            msgspec.convert(msgspec.to_builtins(query), prepared(q.Query))
         except (msgspec.ValidationError, TypeError) as error:
             raise QueryError(f"not a query: {error}") from None
         return JointQuery(self._session, query)

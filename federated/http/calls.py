@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from sandbox.errors import Malformed, ParameterError, QueryError, UnknownSigner
 from sandbox.keys import Signed
+from sandbox.prepared import prepared
 
 from . import signatures
 from .problems import Answered
@@ -107,7 +108,7 @@ def signed(request: Request, data: bytes, route: Route, analyst: str) -> Signed 
     if media == BINARY:
         return None
     try:
-        value: Signed = msgspec.json.decode(data, type=Signed)
+        value: Signed = msgspec.json.decode(data, type=prepared(Signed))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Malformed(f"malformed body: {error}") from None
     if value.signer != analyst:

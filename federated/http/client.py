@@ -27,6 +27,7 @@ from mpc.secagg import Setting
 from sandbox.errors import Malformed, ParameterError, SandboxError, Unreachable
 from sandbox.keys import Signed, SigningKey
 from sandbox.pending import ENDED, Ticket
+from sandbox.prepared import prepared
 from sandbox.release import Explanation
 from sandbox.roster import Roster, loads
 
@@ -213,7 +214,7 @@ class RemoteDesk:
         media = response.headers.get("content-type", "").partition(";")[0]
         decode = msgspec.msgpack.decode if media == MSGPACK else msgspec.json.decode
         try:
-            return decode(response.content, type=kind)
+            return decode(response.content, type=prepared(kind))
         except (msgspec.MsgspecError, ValueError, RecursionError, SandboxError):
             raise Malformed(
                 f"the coordinator at {self._url} answered no {getattr(kind, '__name__', 'value')}: is it of another version?"
@@ -223,7 +224,7 @@ class RemoteDesk:
         told = None
         if response.headers.get("content-type", "").startswith(problems.MEDIA_TYPE):
             try:
-                told = msgspec.json.decode(response.content, type=Problem)
+                told = msgspec.json.decode(response.content, type=prepared(Problem))
             except (msgspec.MsgspecError, ValueError):
                 told = None
         if told is None:

@@ -9,6 +9,7 @@ from sandbox.catalog import Schema
 from sandbox.errors import QueryError
 from sandbox.gate import Entry
 from sandbox.joining.wide import Wide, person_schema, wide
+from sandbox.prepared import prepared
 from sandbox.request import Request
 
 from ..offers import Offers
@@ -60,6 +61,6 @@ def shape(offers: Offers, query: q.Query) -> tuple[Schema, tuple[str, ...]]:
 def joined(tables: tuple[str, ...], on: str) -> q.Joined:
     """The value that `city.join` makes of its arguments; raises `QueryError`."""
     try:
-        return msgspec.convert({"tables": tables, "on": on}, q.Joined)
+        return msgspec.convert({"tables": tables, "on": on}, prepared(q.Joined))
     except msgspec.ValidationError as error:
         raise QueryError(f"join: {error}") from None

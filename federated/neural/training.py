@@ -25,6 +25,7 @@ from torch import nn
 
 from sandbox import query as q
 from sandbox.errors import Malformed, ParameterError
+from sandbox.prepared import prepared
 from sandbox.training import Training
 
 from . import encoding, spec, strategies
@@ -164,7 +165,7 @@ def encode(state: State) -> bytes:
 def decode(data: bytes) -> State:
     """Raises `Malformed`."""
     try:
-        return msgspec.msgpack.decode(data, type=State)
+        return msgspec.msgpack.decode(data, type=prepared(State))
     except msgspec.MsgspecError:
         raise Malformed("the checkpoint cannot be read") from None
 

@@ -52,6 +52,7 @@ from mpc.he import envelope
 from mpc.he.keys import SecretKey
 from mpc.he.packed import EncryptedVector, PackedSum
 from mpc.he.parameters import FINGERPRINT_BYTES, SUM
+from mpc.prepared import prepared
 from mpc.secagg import keys
 
 LEAKAGE = (
@@ -186,7 +187,7 @@ class Node:
         """The sum, and who is said to be in it: this node among them, and at least `least`."""
         key = self._ready()
         try:
-            claim = msgspec.msgpack.decode(total, type=_Total)
+            claim = msgspec.msgpack.decode(total, type=prepared(_Total))
         except envelope.UNREADABLE as error:
             raise Malformed("total", "not a sum of this protocol") from error
         if claim.session != self._session or claim.round != round_digest:
@@ -294,7 +295,7 @@ def _check_round(digest: bytes) -> None:
 
 def _decode(message: bytes, kind: Any, field: str, peer: str | None = None) -> Any:
     try:
-        return msgspec.msgpack.decode(message, type=kind)
+        return msgspec.msgpack.decode(message, type=prepared(kind))
     except envelope.UNREADABLE as error:
         raise Malformed(field, "not a message of this protocol", peer=peer) from error
 

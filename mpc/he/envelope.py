@@ -21,6 +21,7 @@ import msgspec
 
 from mpc.errors import Malformed, Tampered, WrongLength
 from mpc.he.parameters import FINGERPRINT_BYTES, Parameters
+from mpc.prepared import prepared
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -68,8 +69,8 @@ def unpack(
     if not hmac.compare_digest(hashlib.sha256(view[start:]).digest(), bytes(view[len(_MAGIC) : start])):
         raise Tampered(kind, "the digest does not match: damaged or truncated")
     try:
-        body = msgspec.msgpack.decode(view[start:], type=_Body)
-        read = msgspec.msgpack.decode(body.header, type=header) if body.kind == kind else None
+        body = msgspec.msgpack.decode(view[start:], type=prepared(_Body))
+        read = msgspec.msgpack.decode(body.header, type=prepared(header)) if body.kind == kind else None
     except UNREADABLE as error:
         raise Malformed(kind, "not a message of this kind") from error
     if read is None:

@@ -13,6 +13,7 @@ import msgspec
 from mpc.errors import Malformed, ProtocolError
 from mpc.he.envelope import UNREADABLE
 from mpc.he.models import Model
+from mpc.prepared import prepared
 
 MOST_BYTES = 2**26
 
@@ -27,7 +28,7 @@ def from_json(data: bytes) -> Model:
     if len(data) > MOST_BYTES:
         raise Malformed("model", f"must be at most {MOST_BYTES} bytes")
     try:
-        return msgspec.json.decode(data, type=Model)
+        return msgspec.json.decode(data, type=prepared(Model))
     except ProtocolError:
         raise
     except (*UNREADABLE, ValueError) as error:

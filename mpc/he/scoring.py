@@ -37,6 +37,7 @@ from mpc.he.models import Feature, Forest, Link, Model
 from mpc.he.parameters import Parameters
 from mpc.he.plan import TOLERANCE, Errors, Plan, plan
 from mpc.he.poly import function_of
+from mpc.prepared import prepared
 
 MOST_ROWS = 2**31
 
@@ -61,7 +62,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 def read_offer(data: bytes) -> Offer:
     """An offer that somebody sent; raises `Malformed`."""
     try:
-        offer = msgspec.msgpack.decode(data, type=Offer)
+        offer = msgspec.msgpack.decode(data, type=prepared(Offer))
     except (*envelope.UNREADABLE, OutOfRange) as error:
         raise Malformed("offer", "not an offer of this protocol") from error
     numbers = (offer.scale, *msgspec.structs.astuple(offer.errors))
@@ -225,7 +226,7 @@ class ScoreServer:
             raise Replayed("keys", "were accepted before")
         parameters = self.plan.parameters
         try:
-            keys = msgspec.msgpack.decode(message, type=_Keys)
+            keys = msgspec.msgpack.decode(message, type=prepared(_Keys))
         except envelope.UNREADABLE as error:
             raise Malformed("keys", "not keys of this protocol") from error
         if keys.offer != self._offer.digest:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mpc.errors import Malformed, Replayed, UnknownPeer, WrongLength
 from mpc.join.question import Question
+from mpc.prepared import prepared
 from mpc.secagg.keys import PUBLIC_BYTES, framed, verify_signature
 
 V = TypeVar("V")
@@ -57,7 +58,7 @@ def encode(message: object) -> bytes:
 
 def decode(message: bytes, kind: type[V], *, peer: str = COORDINATOR) -> V:
     try:
-        return msgspec.msgpack.decode(message, type=kind)
+        return msgspec.msgpack.decode(message, type=prepared(kind))
     except (msgspec.MsgspecError, TypeError) as error:
         raise Malformed("message", "not a message of the expected kind", peer=peer) from error
 

@@ -19,6 +19,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mpc.errors import Malformed, UnknownPeer
+from mpc.prepared import prepared
 from mpc.secagg.keys import framed, verify_signature
 from mpc.secagg.parameters import COORDINATOR
 
@@ -94,7 +95,7 @@ def encode(message: object) -> bytes:
 
 def decode(message: bytes, kind: type[V], *, peer: str = COORDINATOR) -> V:
     try:
-        return msgspec.msgpack.decode(message, type=kind)
+        return msgspec.msgpack.decode(message, type=prepared(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Malformed("message", "not a message of the expected kind", peer=peer) from error
 

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from mpc.errors import FloorViolation, Malformed, OutOfRange
+from mpc.prepared import prepared
 from mpc.secagg.keys import PUBLIC_BYTES, framed
 
 Setting = Literal["honest-but-curious", "active"]
@@ -105,7 +106,7 @@ def least_threshold(setting: Setting, parties: int) -> int:
 def read_parameters(message: bytes, roster: Mapping[str, bytes], floors: Floors) -> Parameters:
     """The coordinator's parameters, checked against one owner's roster and floors."""
     try:
-        parameters = msgspec.msgpack.decode(message, type=Parameters)
+        parameters = msgspec.msgpack.decode(message, type=prepared(Parameters))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Malformed("parameters", "not parameters of this protocol", peer=COORDINATOR) from error
     if set(parameters.names) != set(roster):

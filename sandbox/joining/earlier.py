@@ -26,6 +26,7 @@ from .. import query as q
 from ..database import Database
 from ..errors import ScheduleError
 from ..keys import Signed, decode, open_
+from ..prepared import prepared
 from ..request import REQUEST, Request
 from ..roster import Roster
 
@@ -193,4 +194,4 @@ def _json(values: Sequence[int] | range) -> str:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return msgspec.json.decode(text, type=tuple[int, ...])
+    return msgspec.json.decode(text, type=prepared(tuple[int, ...]))
