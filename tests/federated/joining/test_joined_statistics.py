@@ -257,3 +257,15 @@ def test_messages_go_in_pieces_where_they_are_long(monkeypatch):
     release = released(table.agg(count(), col("highest").sum()))
     assert release.frame["highest_sum"].tolist() == [MERGED.highest.sum()]
     assert release.cost.rounds > 15
+
+
+def test_rounded_levels_are_rounded_and_small_cells_say_so():
+    table = clinic.federation("general-3").city().join(*clinic.TABLES, on="person")
+    release = released(table.group_by("age").agg(count(), col("limit").sum()))
+    sizes = MERGED.groupby("age").size()
+    for age, shown, why in zip(
+        release.keys["age"], release.series[0].values, release.series[0].reasons, strict=True
+    ):
+        size = sizes.get(age, 0)
+        assert (why == "") == (size >= 10)
+        assert shown is None or (shown % 5 == 0 and abs(shown - size) <= 2.5)

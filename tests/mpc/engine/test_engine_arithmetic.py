@@ -119,3 +119,11 @@ def test_an_array_does_not_branch_and_plans_do_not_mix():
     one.reveal(x)
     with pytest.raises(OutOfRange, match="in use"):
         x + 1
+
+
+def test_entries_are_taken_in_any_order():
+    laboratory = Laboratory()
+    matrix = laboratory.secret(np.arange(12).reshape(3, 4))
+    assert laboratory.reveal(matrix.take([11, 0, 5, 5])).tolist() == [11, 0, 5, 5]
+    with pytest.raises(OutOfRange, match="places: must be 0"):
+        matrix.take([12])

@@ -23,7 +23,9 @@ PROBE = "hospital"
 class Join:
     """`data`: department -> (identifiers, flags, words); the hospital probes."""
 
-    def __init__(self, data, terms, *, bounds=None, unique=None, noise=None, normaliser="text", used=None):
+    def __init__(
+        self, data, terms, *, bounds=None, unique=None, noise=None, normaliser="text", used=None, scales=()
+    ):
         tables = tuple(name for name in data if name != PROBE)
         columns = {}
         for name, (_, flags, words) in data.items():
@@ -31,7 +33,7 @@ class Join:
             flag_count = np.asarray(flags).shape[1] if np.ndim(flags) == 2 else 0
             limits = tuple((bounds or {}).get(name, [1000] * width))
             columns[name] = Columns(flag_count, limits, (unique or {}).get(name, True))
-        self.question = Question(PROBE, tables, columns, tuple(terms), noise is not None)
+        self.question = Question(PROBE, tables, columns, tuple(terms), noise is not None, scales)
         self.coordinator = Coordinator(ROSTER, self.question, REQUEST, used=used or Seeds())
         self.departments = {
             name: (ProbeSide if name == PROBE else TableSide)(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from join_sides import PROBE, Join
+from join_sides import NAMES, PROBE, Join
 
 from mpc.errors import OutOfRange, Overflow
 from mpc.join import Column, Less
@@ -192,3 +192,9 @@ def test_noise_of_every_department_is_in_the_sums():
     }
     data = {name: ([1, 2], (), ()) for name in noise}
     assert Join(data, [(), (), ()], noise=noise).run() == [2, 2 + 111, 2 + 222]
+
+
+def test_sums_are_scaled_before_the_noise():
+    noise = {name: lambda terms: np.ones(terms, dtype=np.int64) for name in NAMES}
+    data = {name: ([1, 2], (), ()) for name in noise}
+    assert Join(data, [(), ()], noise=noise, scales=(10, 1000)).run() == [20 + 3, 2000 + 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from join_sides import IDENTITIES, PROBE, REQUEST, ROSTER, Join
@@ -251,3 +252,14 @@ def test_bytes_are_linear_in_rows():
         join.run()
         sizes.append(sum(map(len, join.seen.values())))
     assert abs((sizes[2] - sizes[1]) / (sizes[1] - sizes[0]) - 2) < 0.01
+
+
+def test_questions_with_more_values_than_a_machine_should_hold_are_refused():
+    wide = Question(PROBE, ("registry",), {PROBE: Columns(40, ()), "registry": Columns(24, ())}, ((),))
+    wide.check({PROBE: 1 << 20, "registry": 1 << 20})
+    with pytest.raises(errors.OutOfRange, match="are 64 with 1179648 rows"):
+        wide.check({PROBE: 9 << 17, "registry": 1 << 20})
+    with pytest.raises(errors.OutOfRange, match="scales"):
+        msgspec.structs.replace(wide, scales=(1, 2)).check({PROBE: 1, "registry": 1})
+    with pytest.raises(errors.Overflow, match="term"):
+        msgspec.structs.replace(wide, scales=(1 << 62,)).check({PROBE: 4, "registry": 4})
