@@ -1,4 +1,4 @@
-"""Joined tables on both networks: results, refusals that spend nothing, departments that vanish, releases that are compared."""
+"""Joined tables on both networks: results, releases that are compared, nodes that are started anew; in process: departments that vanish."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ from sandbox.errors import Denied, TooFewDepartments
 TABLES = {"registry": "people", "lab": "values", "hospital": "events"}
 
 
-@pytest.fixture(scope="module")
-def opened(open_federation):
+def opened_by(opener):
     rows = clinic.frames(300)
-    return open_federation(
+    return opener(
         clinic.catalogs("general-2"), {name: {TABLES[name]: frame} for name, frame in rows.items()}
     )
 
 
+@pytest.fixture(scope="module")
+def opened(open_federation):
+    return opened_by(open_federation)
+
+
+@pytest.fixture(scope="module")
+def here(open_in_process):
+    return opened_by(open_in_process)
+
+
 @pytest.fixture
 def wide(opened):
-    opened.wire.restore()
     return opened.city.join(*clinic.TABLES, on="person")
 
 
@@ -58,8 +66,9 @@ def test_a_second_release_is_compared_with_the_first(opened, wide):
 
 
 @pytest.mark.parametrize("step", ["hello", "table", "probe", "turn"])
-def test_a_department_that_vanishes_ends_the_join(opened, wide, step):
-    before, wire = charges(opened), opened.wire
+def test_a_department_that_vanishes_ends_the_join(here, step):
+    wide = here.city.join(*clinic.TABLES, on="person")
+    before, wire = charges(here), here.wire
     call = wire.network.call
 
     def losing(kind, bodies):
@@ -75,7 +84,7 @@ def test_a_department_that_vanishes_ends_the_join(opened, wide, step):
     finally:
         wire.network.call = call
     if step == "hello":
-        assert charges(opened) == before
+        assert charges(here) == before
     release = wide.agg(count()).release(purpose=clinic.PURPOSE, epsilon=1.0)
     assert release.departments == ("hospital", "lab", "registry")
 
