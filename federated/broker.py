@@ -33,8 +33,10 @@ from sandbox.errors import (
     SchemaMismatch,
     TooFewDepartments,
 )
+from sandbox.fit import Fit
 from sandbox.gate import Allow, Deny, NeedsApproval
-from sandbox.joining.split import split
+from sandbox.joining import products
+from sandbox.joining.products import apart
 from sandbox.joining.wide import Wide
 from sandbox.members import layers
 from sandbox.plan import Plan
@@ -47,6 +49,7 @@ from . import encoding, messages, rounds
 from .admission import Admitted, Poll
 from .fitting import Asked
 from .joining import driving
+from .joining import question as asking
 from .network import Failure, Network
 from .node import EXACT_CONTRIBUTORS
 from .rounds import Modelled
@@ -127,8 +130,10 @@ class Broker:
         with self._lock:
             return self._run(signed, departments, schema, progress)
 
-    def join(self, signed: keys.Signed, wide: Wide, progress: Progress = lambda _: None) -> Outcome:
-        """The joint sums of a request on a joined table: of all its departments, or an error; before they compute nothing is spent."""
+    def join(
+        self, signed: keys.Signed, wide: Wide, progress: Progress = lambda _: None
+    ) -> Outcome | Modelled:
+        """The joint sums, or the model, of a request on a joined table: of all its departments, or an error; before they compute nothing is spent."""
         with self._lock:
             return self._join(signed, wide, progress)
 
@@ -225,11 +230,11 @@ class Broker:
             raise DepartmentFailed(f"the joint sums are none: {error}") from None
         return Outcome(joint, case.rules, noise, case.present, case.missing, case.epsilon_left)
 
-    def _join(self, signed: keys.Signed, wide: Wide, progress: Progress) -> Outcome:
+    def _join(self, signed: keys.Signed, wide: Wide, progress: Progress) -> Outcome | Modelled:
         request: Request = keys.decode(signed.body, Request)
         exact, departments = request.privacy is None, wide.departments
         plan = compile_plan(request.query, wide.schema, exact=exact)
-        apart = split(plan, wide)
+        pieces = apart(request, plan, wide)
         # Every department is in each row: none may be missing.
         needed = max(len(departments), EXACT_CONTRIBUTORS if exact else NOISY_DEPARTMENTS)
         poll = self._decided(signed, request, plan, departments, wide.schema, needed, progress)
@@ -241,8 +246,15 @@ class Broker:
             names, reasons = driver.compared(plan, driving.merged(poll.allowed), least)
             clearance = self._sealed(request, names, least, reasons, poll)
         noise = self.noise(request, plan, wide.schema, len(departments))
-        joint = driver.joint(apart, noise, clearance)
+        sums = driver.sums(pieces, clearance, noise=noise is not None)
         left = {name: a.epsilon_left for name, a in poll.allowed.items() if a.epsilon_left is not None}
+        if isinstance(request.model, Fit):
+            from .joining import regression
+
+            asked = products.regression(request.model, plan, wide)
+            found = regression.model(request.model, wide, asked, sums, rules)
+            return Modelled(found, rules, tuple(sorted(departments)), {}, left, None, driver.sizes)
+        joint = asking.joint(pieces, sums, noise, len(departments))
         return Outcome(joint, rules, noise, tuple(sorted(departments)), {}, left, driver.sizes)
 
     def _decided(

@@ -31,7 +31,7 @@ from sandbox.errors import (
 )
 from sandbox.gate import Entry
 from sandbox.joining.declared import table_name
-from sandbox.joining.split import split
+from sandbox.joining.products import apart
 from sandbox.pending import ENDED, State, Ticket
 from sandbox.plan import compile as compile_plan
 from sandbox.query import canonical
@@ -128,7 +128,7 @@ class Desk:
         schema, _ = offered.shape(self.offers(fresh=False), request.query)
         plan = compile_plan(request.query, schema, exact=request.privacy is None)
         if request.query.joined is not None:
-            split(plan, offered.wide_of(request))
+            apart(request, plan, offered.wide_of(request))
         digest = request.digest().hex()
         with self._changed:
             if self._stopping:
@@ -323,14 +323,12 @@ class Desk:
         outcome: Outcome | Modelled
         release: Result
         with self.broker.network.measured() as traffic:
-            if request.model is None:
-                if request.query.joined is None:
-                    outcome = self.broker.run(signed, departments, schema, progress)
-                else:
-                    outcome = self.broker.join(signed, offered.wide_of(request), progress)
-                leakage = self._leakage(request, departments, outcome.present, outcome.sizes)
-                release = releasing.release(request, outcome, schema, leakage)
-                shown = releasing.shown(release)
+            if request.query.joined is not None:
+                outcome = self.broker.join(signed, offered.wide_of(request), progress)
+                told = self._leakage(request, departments, outcome.present, outcome.sizes)
+            elif request.model is None:
+                outcome = self.broker.run(signed, departments, schema, progress)
+                told = self._leakage(request, departments, outcome.present)
             else:
                 honest = self.broker.threshold(len(departments))
                 asked = fitting.asked(
@@ -344,6 +342,10 @@ class Desk:
                 keep = functools.partial(self._store.keep, digest)
                 outcome = self.broker.model(signed, asked, departments, schema, progress, keep)
                 told = (*self._leakage(request, departments, outcome.present), *asked.leakage())
+            if isinstance(outcome, Outcome):
+                release = releasing.release(request, outcome, schema, told)
+                shown = releasing.shown(release)
+            else:
                 release, shown = releasing.model(request, outcome, schema, told), (0,)
             self._progress(digest, "logging and signing the release")
             receipt, unattested = self.broker.record(request, release.digest(), outcome, shown)

@@ -34,6 +34,7 @@ class Modelled(msgspec.Struct, frozen=True):
     missing: dict[str, str]
     epsilon_left: dict[str, float]
     rho: float | None
+    sizes: dict[str, int] = {}  # of a join: each table's padded rows
 
 
 class Away:

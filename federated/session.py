@@ -243,11 +243,16 @@ class City:
         return Pending(self, self._desk.submit(self._signed(self._request(query, purpose, epsilon, delta))))
 
     def model(
-        self, model: Model, purpose: str, epsilon: float | None, delta: float | None, wait: bool = True
+        self,
+        model: Model,
+        purpose: str,
+        epsilon: float | None,
+        delta: float | None,
+        wait: bool = True,
+        joined: q.Joined | None = None,
     ) -> Any:
         """Fit or train a model together: a `Fitted` or `Trained`, or without `wait` a `Pending` of it."""
-        schema = self.schema(model.table)
-        request = self._request(cohort(model, schema), purpose, epsilon, delta, model)
+        request = self._request(self._cohort(model, joined), purpose, epsilon, delta, model)
         pending = Pending(self, self._desk.submit(self._signed(request)))
         return pending.result(progress=self.progress) if wait else pending
 
@@ -336,9 +341,10 @@ class City:
         runs: int,
         ranges: tuple[tuple[float, float], ...],
         days: float,
+        joined: q.Joined | None = None,
     ) -> Proposal:
         model = None if isinstance(asked, q.Query) else asked
-        query = asked if isinstance(asked, q.Query) else cohort(asked, self.schema(asked.table))
+        query = asked if isinstance(asked, q.Query) else self._cohort(asked, joined)
         compile_plan(query, offered.shape(self._offers, query)[0], exact=epsilon is None)
         if not 0 < days <= 3660:
             raise ParameterError(f"'days' is {days}; allowed are numbers above 0, to 3660")
@@ -364,6 +370,13 @@ class City:
     def _states(self, digest: str, table: str) -> dict[str, tuple[str, int, int, str]]:
         states = self._desk.contract(digest, table)
         return {name: (s.state, s.approvals, s.needed, "; ".join(s.reasons)) for name, s in states.items()}
+
+    def _cohort(self, model: Model, joined: q.Joined | None) -> q.Query:
+        """Which rows take part in a model, of one table or of a joined one."""
+        if joined is None:
+            return cohort(model, self.schema(model.table))
+        query = cohort(model, offered.offered(self._offers, joined).schema)
+        return msgspec.structs.replace(query, join=joined)
 
     def _signed(self, request: Request) -> keys.Signed:
         return keys.seal(self._key, self._analyst, REQUEST, request)

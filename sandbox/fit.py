@@ -69,7 +69,7 @@ class _Estimator(Node, frozen=True):
         queries. Raises `Denied`, `BudgetExceeded`, … as a release does, and `QueryError` where the joint rows have no such model.
         """
         asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
-        found: Fitted = table._session.model(asked, purpose, epsilon, delta)
+        found: Fitted = table._session.model(asked, purpose, epsilon, delta, joined=table.joined)
         return found
 
     def propose(
@@ -94,7 +94,15 @@ class _Estimator(Node, frozen=True):
         """
         asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
         return table._session.propose(
-            asked, purpose, legal_basis, epsilon=epsilon, budget=budget, runs=runs, ranges=(), days=days
+            asked,
+            purpose,
+            legal_basis,
+            epsilon=epsilon,
+            budget=budget,
+            runs=runs,
+            ranges=(),
+            days=days,
+            joined=table.joined,
         )
 
 

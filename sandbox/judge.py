@@ -14,12 +14,13 @@ import msgspec
 from . import approvals, disclosure, dp, keys, plan, policy, training
 from .accounting import Event, Zcdp
 from .assessment import Contribution, Evaluation
-from .catalog import Catalog, DataSet
+from .catalog import Catalog, DataSet, Schema
 from .cohort import cohort
 from .engine import Engine
 from .errors import BudgetExceeded, CallerError, Denied, ParameterError, QueryError
 from .joining import door
-from .joining.split import Split, split
+from .joining.products import apart
+from .joining.split import Split
 from .joining.wide import Wide
 from .ledger import Caps, Charge
 from .request import LONGEST, REQUEST, Privacy, Request
@@ -141,7 +142,7 @@ class Judge:
         """The case with its plan and its charge, or with what stands against them."""
         request, dataset, privacy = case.request, case.dataset, case.request.privacy
         against = list(case.verdict.reasons) if isinstance(case.verdict, policy.Deny) else []
-        wide, apart = None, None
+        wide, pieces = None, None
         against += door.against(case.request, case.table, dataset, case.terms, self._state, case.version)
         try:
             schema = dataset.schema()
@@ -150,8 +151,8 @@ class Judge:
                 schema = wide.schema
             compiled = plan.compile(request.query, schema, exact=privacy is None)
             if wide is not None:
-                apart = split(compiled, wide)
-            if request.model is not None and cohort(request.model, schema) != request.query:
+                pieces = apart(request, compiled, wide)
+            if request.model is not None and not _cohort_of(request, schema):
                 raise QueryError("the request's query is not the cohort of its model")
             self._assess(request)
         except CallerError as error:
@@ -192,7 +193,7 @@ class Judge:
             return _denied(case, against)
         left = left if event is not None else None
         return msgspec.structs.replace(
-            case, plan=compiled, charge=charge, epsilon_left=left, wide=wide, split=apart
+            case, plan=compiled, charge=charge, epsilon_left=left, wide=wide, split=pieces
         )
 
     def _assess(self, request: Request) -> None:
@@ -260,3 +261,10 @@ def _what(reason: str) -> str:
 
 def _denied(case: Case, reasons: Sequence[policy.Reason]) -> Case:
     return msgspec.structs.replace(case, verdict=policy.Deny(tuple(reasons)))
+
+
+def _cohort_of(request: Request, schema: Schema) -> bool:
+    """Whether a request's query is the cohort of its model, on the same table."""
+    assert request.model is not None
+    wanted = cohort(request.model, schema)
+    return msgspec.structs.replace(wanted, join=request.query.join) == request.query

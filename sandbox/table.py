@@ -42,7 +42,15 @@ class Session(Protocol):
         self, query: q.Query, purpose: str, epsilon: float | None, delta: float | None
     ) -> Release: ...
     def submit(self, query: q.Query, purpose: str, epsilon: float | None, delta: float | None) -> Pending: ...
-    def model(self, model: Model, purpose: str, epsilon: float | None, delta: float | None) -> Any: ...
+    def model(
+        self,
+        model: Model,
+        purpose: str,
+        epsilon: float | None,
+        delta: float | None,
+        wait: bool = True,
+        joined: q.Joined | None = None,
+    ) -> Any: ...
     def train(
         self,
         module: nn.Module,
@@ -68,6 +76,7 @@ class Session(Protocol):
         runs: int,
         ranges: tuple[tuple[float, float], ...],
         days: float,
+        joined: q.Joined | None = None,
     ) -> Proposal: ...
 
 
@@ -282,7 +291,7 @@ class JointTable:
 
     def _trained(self, features: Sequence[str], target: str, **settings: Any) -> dict[str, Any]:
         """The fields of a training."""
-        self._check_one_table()
+        self._check_one_table("nothing is trained")
         where = None if self._where is None else self._inlined(self._where)
         named = {"features": self._named(features), "target": self._named([target])[0]}
         return {"table": self.name, "where": where, **named, **settings}
@@ -297,8 +306,8 @@ class JointTable:
         rounds: int | None,
     ) -> fit.Fit:
         """What an estimator is asked to fit."""
-        self._check_one_table()
         if formula is not None:
+            self._check_one_table("no formula is read")
             if features or target:
                 raise QueryError("fit: give 'formula', or 'features' and 'target'")
             estimator, named, wanted = self._session.formula(estimator, formula, self.name)
@@ -316,11 +325,9 @@ class JointTable:
         where = None if self._where is None else self._inlined(self._where)
         return Fit(self.name, estimator, named, wanted, where, missing, rounds)
 
-    def _check_one_table(self) -> None:
+    def _check_one_table(self, what: str) -> None:
         if self.joined is not None:
-            raise QueryError(
-                "models are not fitted on joined tables: ask for means, covariances and correlations"
-            )
+            raise QueryError(f"{what} on a joined table: fit LinearRegression, by 'features' and 'target'")
 
     def _evaluate(
         self,
@@ -346,7 +353,7 @@ class JointTable:
 
     def _rows(self, of: fit.Fit | Training) -> fit.Fit | Training:
         """The same with this table's rows."""
-        self._check_one_table()
+        self._check_one_table("no model is evaluated")
         from .assessment import on
 
         return on(of, self.name, None if self._where is None else self._inlined(self._where))

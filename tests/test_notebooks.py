@@ -124,6 +124,8 @@ SHOWN = {
         "corr": "0.147160",
         "ttest": "on the pooled rows: statistic",
         "crosstab": "equal: True",
+        "ols": "OLS Regression Results",
+        "ols-pooled": "sex[male] ",
         "difference": "differ by fewer than 10 units",
         "two": "TooFewDepartments: 2 departments take part; an exact joint value needs at least 3",
         "mixed": "QueryError: filter: a condition on columns of registry and hospital",

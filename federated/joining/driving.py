@@ -16,7 +16,7 @@ import numpy as np
 from mpc.engine import Seeds
 from mpc.errors import ProtocolError
 from mpc.join import Coordinator, Question
-from sandbox import cohorts, dp, keys
+from sandbox import cohorts, keys
 from sandbox.errors import DepartmentFailed, QueryError, TooFewDepartments
 from sandbox.gate import Allow
 from sandbox.joining.earlier import Earlier
@@ -27,7 +27,6 @@ from sandbox.query import canonical
 from sandbox.request import Request
 
 from .. import messages
-from ..encoding import JointSums
 from ..network import Failure, Network
 from ..summing import Progress, ask, named
 from . import question as asking
@@ -70,11 +69,10 @@ class Driver:
         shape = tuple(len(key.domain) for key in plan.keys)
         return tuple(e.request for e in earlier), cohorts.refusals(joint, shape, released, least)
 
-    def joint(self, split: Split, noise: dp.Noise | None, clearance: bytes) -> JointSums:
-        """The joint sums, once every department is charged."""
-        asked = asking.question(split, self._wide, noise=noise is not None)
-        sums = self._run(asked, asking.digest(self._request), b"", clearance, LAST_WORD)
-        return asking.joint(split, sums, noise, len(self._roster))
+    def sums(self, split: Split, clearance: bytes, *, noise: bool) -> Counts:
+        """The joint sums of the request's terms, once every department is charged."""
+        asked = asking.question(split, self._wide, noise=noise)
+        return self._run(asked, asking.digest(self._request), b"", clearance, LAST_WORD)
 
     def _run(self, asked: Question, digest: bytes, earlier: bytes, clearance: bytes, stage: str) -> Counts:
         coordinator = Coordinator(self._roster, asked, digest, used=self._used)

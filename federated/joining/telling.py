@@ -11,7 +11,7 @@ from mpc.join import Question
 from mpc.join.question import plan_for
 from mpc.join.table import MOST_ROWS, padded
 from sandbox.joining.earlier import Earlier
-from sandbox.joining.split import split
+from sandbox.joining.products import apart
 from sandbox.joining.wide import Wide
 from sandbox.plan import Plan
 from sandbox.request import Request
@@ -23,8 +23,8 @@ def expected(
     request: Request, plan: Plan, wide: Wide, earlier: tuple[Earlier, ...]
 ) -> tuple[tuple[str, ...], int, int]:
     """The steps, how many rounds they take, and at most how many bytes: those of tables as large as they are declared to be."""
-    apart = split(plan, wide)
-    questions = [asking.question(apart, wide, noise=request.privacy is not None)]
+    pieces = apart(request, plan, wide)
+    questions = [asking.question(pieces, wide, noise=request.privacy is not None)]
     if request.privacy is None and earlier:
         questions.append(asking.question(asking.compared(plan, earlier, wide)[0], wide, noise=False))
     capacities = {name: padded(min(part.max_rows, MOST_ROWS)) for name, part in wide.parts.items()}
@@ -39,7 +39,7 @@ def expected(
     )
     columns = "; ".join(
         f"{name} {len(local.marks)} yes/no columns and {len(local.words)} numbers a row"
-        for name, local in apart.locals.items()
+        for name, local in pieces.locals.items()
     )
     steps = (
         f"{', '.join(wide.departments)} each decide; one no ends it, and nothing is spent.{compared}",
@@ -47,7 +47,7 @@ def expected(
         f"Each charges its privacy ledger and writes the charge into its audit log. {' and '.join(tables)} send the coordinator their tables in "
         f"hashed bins, blinded and in a secret order{noise}; {tables[0]} deals random numbers for the computation.",
         f"{probe} sends the bins in which its people would be. The coordinator and {probe} now hold shares of who matched and of the columns, and "
-        f"compute {len(apart.terms)} sums of products on them; the coordinator alone opens the sums.",
+        f"compute {len(pieces.terms)} sums of products on them; the coordinator alone opens the sums.",
         "Every department's disclosure rules are applied to the joint values, and the statistics are derived."
         if request.privacy is None
         else "The statistics and their intervals are derived from the noisy joint sums.",
@@ -61,6 +61,8 @@ def leakage(request: Request, wide: Wide, here: bool, sizes: Mapping[str, int]) 
     plan = asking.plan_of(request, wide)
     told = ", ".join(f"{name} {sizes[name]:,}" for name in wide.departments if name in sizes)
     sums = f"{len(plan.components)} sums in each of {plan.cells} cells"
+    if request.model is not None:
+        sums = "the number of rows, and sums of columns and of products of two"
     if plan.leaves:
         sums += f" and {sum(leaf.bins for leaf in plan.leaves)} counts for quantiles in each"
     lines = [

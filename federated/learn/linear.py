@@ -63,18 +63,18 @@ class Linear(Learner):
     def parts(self, state: Any) -> tuple[Part, ...]:
         match state:
             case Products(moments):
-                bound = self._scale(moments).bound
+                bound = self.scale(moments).bound
                 rows, columns = triangle(len(bound))
                 return (real("products", bound[rows] * bound[columns]),)
             case Residuals(moments, _, coefficients):
-                bound = self._scale(moments).bound
+                bound = self.scale(moments).bound
                 most = bound[-1] + np.abs(coefficients) @ bound[:-1]
                 bounds = np.concatenate([[most, most * most], most * bound[:-1]])
                 return (real("residuals", bounds),)
         raise TypeError(type(state).__name__)
 
     def sums(self, state: Any, rows: Rows) -> Sums:
-        scale = self._scale(state.moments)
+        scale = self.scale(state.moments)
         if isinstance(state, Products):
             total = np.zeros((len(scale.center), len(scale.center)))
             for z, y in self._scaled(scale, rows):
@@ -101,7 +101,7 @@ class Linear(Learner):
         products = symmetric(np.array(state.upper), self.width + 1)
         factored, scale, moments = (
             self._factored(products, state.moments),
-            self._scale(state.moments),
+            self.scale(state.moments),
             state.moments,
         )
         step = factored.solve(sums[2:])
@@ -132,11 +132,12 @@ class Linear(Learner):
             intercept=self.intercept,
         )
 
-    def _scale(self, moments: Moments) -> Scale:
+    def scale(self, moments: Moments) -> Scale:
+        """The centre and scale of each column, the target's last."""
         return Scale(self.low, self.high, moments, self.intercept)
 
     def _factored(self, products: Floats, moments: Moments) -> Factored:
-        noise = rounding(self._scale(moments), self.width, moments.rows)
+        noise = rounding(self.scale(moments), self.width, moments.rows)
         return Factored(products[:-1, :-1], self.design.names, noise)
 
     def _scaled(self, scale: Scale, rows: Rows) -> Any:

@@ -8,6 +8,7 @@ from ..catalog import DataSet
 from ..errors import QueryError
 from ..policy import Policy, Reason
 from .earlier import scope_of
+from .products import check
 from .wide import Wide, person_schema, wide
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def against(
         return []
     reasons = []
     if request.model is not None:
-        reasons.append(Reason("join", "models are not fitted on joined tables"))
+        try:
+            check(request.model, exact=request.privacy is None)
+        except QueryError as error:
+            reasons.append(Reason("join", str(error)))
     others = set(joined.tables) - {f"{state.department}.{table}"}
     permitted = set() if dataset.join is None else set(dataset.join.tables)
     if dataset.join is None:

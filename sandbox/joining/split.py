@@ -106,10 +106,10 @@ class Split(msgspec.Struct, frozen=True):
 
 def split(plan: Plan, wide: Wide) -> Split:
     """Of a plan that was compiled on `wide.schema`; raises `QueryError` for what cannot be computed apart."""
-    limit = _limit(wide)
-    filtered = _conditions(plan.where, wide)
-    builder = _Builder(wide, distinct=plan.exact)
-    components = [_bounded(component, wide, limit) for component in plan.components]
+    limit = limit_of(wide)
+    filtered = conditions_of(plan.where, wide)
+    builder = Builder(wide, distinct=plan.exact)
+    components = [bounded(component, wide, limit) for component in plan.components]
     compared = builder.compared(filtered)
     for component, (_, pieces) in zip(plan.components, components, strict=True):
         if component.kind != "rows":
@@ -120,19 +120,19 @@ def split(plan: Plan, wide: Wide) -> Split:
             marks = _merged(lacking, _codes(plan, cell, wide))
             builder.entry(marks, pieces, words, compared, plan.exact)
     for leaves in plan.leaves:
-        holder = _one(leaves.term, wide, "quantile")
+        holder = holder_of(leaves.term, wide, "quantile")
         local = msgspec.structs.replace(leaves, term=wide.local(leaves.term))
         for level, bins in enumerate(leaves.levels):
             for cell, place in itertools.product(_cells(plan), range(bins)):
                 own = {holder: Mark(bin=(local, level, place))}
                 builder.entry(_merged(own, _codes(plan, cell, wide)), {}, 0, compared, plan.exact)
-    bounded = msgspec.structs.replace(plan, components=tuple(component for component, _ in components))
-    return builder.done(bounded, filtered.local, filtered.needed)
+    changed = msgspec.structs.replace(plan, components=tuple(component for component, _ in components))
+    return builder.done(changed, filtered.local, filtered.needed)
 
 
 def comparison(plan: Plan, earlier: Sequence[tuple[Plan, int, tuple[int, ...]]], wide: Wide) -> Split:
     """`differencing.layout` of every layer of `plan`, against the shown cells of one layer each of earlier plans."""
-    builder = _Builder(wide, distinct=True)
+    builder = Builder(wide, distinct=True)
     old = [
         _cohort(other, layers(other)[layer], _cell(other, cell), wide)
         for other, layer, shown in earlier
@@ -148,7 +148,7 @@ def comparison(plan: Plan, earlier: Sequence[tuple[Plan, int, tuple[int, ...]]],
     return builder.done(plan, {}, {})
 
 
-class _Conditions(msgspec.Struct, frozen=True):
+class Conditions(msgspec.Struct, frozen=True):
     """A filter, apart: each department's conditions, terms that must be present, and whole numbers to compare."""
 
     local: dict[str, tuple[q.Expression, ...]]
@@ -170,7 +170,7 @@ class _Cohort(msgspec.Struct, frozen=True):
         return _Cohort(marks, tuple(dict.fromkeys((*self.compared, *other.compared))))
 
 
-class _Builder:
+class Builder:
     """Collects marks, words and terms, each once; with `distinct` equal sums are one."""
 
     def __init__(self, wide: Wide, *, distinct: bool):
@@ -202,12 +202,16 @@ class _Builder:
 
     def cohort(self, cohort: _Cohort | None) -> None:
         if cohort is None:
-            self._places.append(NOTHING)
+            self.nothing()
             return
         compared = self._less(cohort.compared)
         self.entry(cohort.marks, {}, 0, compared, True)
 
-    def compared(self, conditions: _Conditions) -> tuple[Less, ...]:
+    def nothing(self) -> None:
+        """A sum that is 0 whatever the rows are."""
+        self._places.append(NOTHING)
+
+    def compared(self, conditions: Conditions) -> tuple[Less, ...]:
         return self._less(conditions.compared)
 
     def done(
@@ -257,17 +261,17 @@ def _too_many(what: str) -> None:
     raise QueryError(f"a joined table would need {what}: use fewer or coarser keys")
 
 
-def _limit(wide: Wide) -> int:
+def limit_of(wide: Wide) -> int:
     """What a product of bounds may reach: times the rows that a padded table has, it stays below 2^62."""
     rows = min(max(wide.schema.max_rows * 9 // 8 + 64, 2048), MOST_ROWS)
     return (1 << 62) // rows
 
 
-def _bounded(component: Component, wide: Wide, limit: int) -> tuple[Component, dict[str, Component]]:
+def bounded(component: Component, wide: Wide, limit: int) -> tuple[Component, dict[str, Component]]:
     """A component with the bounds that it has here, and each department's piece of it."""
     by_holder: dict[str, list[Factor]] = {}
     for factor in component.factors:
-        holder = _one(factor.term, wide, "aggregate")
+        holder = holder_of(factor.term, wide, "aggregate")
         by_holder.setdefault(holder, []).append(msgspec.structs.replace(factor, term=wide.local(factor.term)))
     if not by_holder:
         return component, {}
@@ -299,7 +303,7 @@ def _piece(factors: tuple[Factor, ...], requires: tuple[q.Expression, ...], limi
     return Component("rows", factors, requires, max(bound, 1), exponent, whole)
 
 
-def _conditions(where: q.Expression | None, wide: Wide) -> _Conditions:
+def conditions_of(where: q.Expression | None, wide: Wide) -> Conditions:
     """Each condition of a conjunction is of one department, or compares whole numbers of two."""
     local: dict[str, list[q.Expression]] = {}
     needed: dict[str, list[q.Expression]] = {}
@@ -315,7 +319,7 @@ def _conditions(where: q.Expression | None, wide: Wide) -> _Conditions:
                 needed.setdefault(name, []).append(side)
         assert isinstance(term, q.Compare)
         compared += _ordered(term.op, left, right)
-    return _Conditions(
+    return Conditions(
         {name: tuple(terms) for name, terms in local.items()},
         {name: tuple(terms) for name, terms in needed.items()},
         tuple(compared),
@@ -366,7 +370,7 @@ def _conjunction(term: q.Expression | None) -> Iterator[q.Expression]:
         yield term
 
 
-def _one(term: q.Expression, wide: Wide, what: str) -> str:
+def holder_of(term: q.Expression, wide: Wide, what: str) -> str:
     """The one department whose columns an expression reads."""
     holders = wide.holders(term) or wide.departments[:1]
     if len(holders) > 1:
@@ -381,14 +385,14 @@ def _apart(terms: Sequence[q.Expression], wide: Wide) -> dict[str, tuple[q.Expre
     """Terms by the department that holds them, by their names there."""
     found: dict[str, list[q.Expression]] = {}
     for term in terms:
-        found.setdefault(_one(term, wide, "aggregate"), []).append(wide.local(term))
+        found.setdefault(holder_of(term, wide, "aggregate"), []).append(wide.local(term))
     return {name: tuple(own) for name, own in found.items()}
 
 
 def _codes(plan: Plan, cell: tuple[int, ...], wide: Wide) -> dict[str, Mark]:
     found: dict[str, list[tuple[Key, int]]] = {}
     for key, place in zip(plan.keys, cell, strict=True):
-        holder = _one(key.term, wide, "group_by")
+        holder = holder_of(key.term, wide, "group_by")
         found.setdefault(holder, []).append((msgspec.structs.replace(key, term=wide.local(key.term)), place))
     return {name: Mark(keys=tuple(keys)) for name, keys in found.items()}
 
@@ -404,7 +408,7 @@ def _merged(one: Mapping[str, Mark], other: Mapping[str, Mark]) -> dict[str, Mar
 
 def _cohort(plan: Plan, layer: Layer, cell: tuple[int, ...], wide: Wide) -> _Cohort:
     """The people of one cell of one layer, as marks: the filter is one of them."""
-    conditions, present = _conditions(plan.where, wide), _apart(layer, wide)
+    conditions, present = conditions_of(plan.where, wide), _apart(layer, wide)
     codes, marks = _codes(plan, cell, wide), {}
     for name in wide.departments:
         mark = Mark(

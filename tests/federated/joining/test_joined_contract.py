@@ -17,9 +17,7 @@ TABLES = {"registry": "people", "lab": "values", "hospital": "events"}
 
 def opened_by(opener):
     rows = clinic.frames(300)
-    return opener(
-        clinic.catalogs("general-2"), {name: {TABLES[name]: frame} for name, frame in rows.items()}
-    )
+    return opener(clinic.catalogs("general-2"), {name: {TABLES[name]: frame} for name, frame in rows.items()})
 
 
 @pytest.fixture(scope="module")

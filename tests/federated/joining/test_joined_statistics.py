@@ -236,13 +236,6 @@ def test_mock_data_and_explanations_spend_nothing(wide):
     assert release.cost.rounds == explained.rounds
 
 
-def test_models_are_refused(wide):
-    from sandbox.fit import LinearRegression
-
-    with pytest.raises(QueryError, match="models are not fitted on joined tables"):
-        LinearRegression().fit(wide, features=["age"], target="hdl", purpose=clinic.PURPOSE)
-
-
 def test_too_much_noise_is_refused_before_anything_is_spent(wide):
     with pytest.raises(ParameterError, match="'epsilon' asks for noise"):
         released(wide.agg(count()), epsilon=1e-6)
