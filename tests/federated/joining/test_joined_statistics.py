@@ -135,7 +135,7 @@ def test_private_values_lie_near_the_truth(wide):
 keys = st.lists(st.sampled_from(["a", "Ä", "ａ", "b", "c", "漢", "d e", "f"]), unique=True, max_size=8)
 
 
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(st.data())
 def test_tables_of_any_shape_equal_pandas(data):
     """No overlap, full overlap, no rows, one row, nulls, unicode keys under one spelling, values at their bounds."""
