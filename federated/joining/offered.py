@@ -10,7 +10,6 @@ from sandbox.errors import QueryError
 from sandbox.gate import Entry
 from sandbox.joining.wide import Wide, person_schema, wide
 from sandbox.prepared import prepared
-from sandbox.prepared import prepared
 from sandbox.request import Request
 
 from ..offers import Offers

@@ -106,12 +106,12 @@ def test_quantiles_bands_tests_and_tables(wide):
 
 
 def test_noise_has_the_deviation_that_the_release_states(wide):
-    """146 cells in one release. The sum of squared errors over the stated variance is chi-squared; 2/3 and 3/2 of the deviation are refused
+    """292 cells in one release. The sum of squared errors over the stated variance is chi-squared; 2/3 and 3/2 of the deviation are refused
     at a false-alarm rate of 1e-6."""
     from scipy import stats
 
-    release = released(wide.group_by("age", "sex").agg(count()), epsilon=2.0)
-    cells = MERGED.groupby(["age", "sex"]).size()
+    release = released(wide.group_by("age", "sex", "diabetes").agg(count()), epsilon=2.0)
+    cells = MERGED.groupby(["age", "sex", "diabetes"]).size()
     truth = [cells.get(cell, 0) for cell in zip(*release.keys.values(), strict=True)]
     [series] = release.series
     deviation = (series.high[0] - series.low[0]) / 2 / stats.norm.ppf(0.975)
