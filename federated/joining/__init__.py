@@ -4,6 +4,9 @@
     question   a request -> the `mpc.join.Question` that every party makes for itself, and sums -> the plan's vector
     sides      a department's end: the gate's word, then blinded shares
     driving    the coordinator's end: hello, tables, probe, turns
+    regression least squares from the sums
+    telling    what a join will do, and who learns what of it
+    demo       a registry, a laboratory and a hospital with real people
 
 `mpc.join` says who learns what: the coordinator the sums and padded sizes, no one who is in which table.
 """

@@ -16,7 +16,8 @@ from ..design_matrix import design
 from ..errors import QueryError
 from ..plan import Component, Factor, Key, Plan
 from ..request import Request
-from .split import Builder, Mark, Split, bounded, conditions_of, holder_of, limit_of, split
+from .conditions import conditions_of, holder_of
+from .split import Builder, Mark, Split, bounded, limit_of, split
 from .wide import Wide
 
 

@@ -27,6 +27,7 @@ from ..dp import JOINED_GRID
 from ..errors import QueryError
 from ..members import Layer, layers
 from ..plan import GRID_BITS, Component, Factor, Key, Leaves, Plan
+from .conditions import Comparison, Conditions, apart_by, conditions_of, holder_of
 from .wide import Wide
 
 MOST_ROWS = 1 << 22  # of a table in a join
@@ -114,7 +115,7 @@ def split(plan: Plan, wide: Wide) -> Split:
     for component, (_, pieces) in zip(plan.components, components, strict=True):
         if component.kind != "rows":
             continue
-        lacking = {name: Mark(present=terms) for name, terms in _apart(component.requires, wide).items()}
+        lacking = {name: Mark(present=terms) for name, terms in apart_by(component.requires, wide).items()}
         words = sum(bool(piece.factors) for piece in pieces.values())
         for cell in _cells(plan):
             marks = _merged(lacking, _codes(plan, cell, wide))
@@ -148,17 +149,9 @@ def comparison(plan: Plan, earlier: Sequence[tuple[Plan, int, tuple[int, ...]]],
     return builder.done(plan, {}, {})
 
 
-class Conditions(msgspec.Struct, frozen=True):
-    """A filter, apart: each department's conditions, terms that must be present, and whole numbers to compare."""
-
-    local: dict[str, tuple[q.Expression, ...]]
-    needed: dict[str, tuple[q.Expression, ...]]
-    compared: tuple[tuple[str, q.Expression, str, q.Expression], ...]
-
-
 class _Cohort(msgspec.Struct, frozen=True):
     marks: dict[str, Mark]
-    compared: tuple[tuple[str, q.Expression, str, q.Expression], ...]
+    compared: tuple[Comparison, ...]
 
     def both(self, other: _Cohort) -> _Cohort | None:
         marks = dict(self.marks)
@@ -232,7 +225,7 @@ class Builder:
         terms = tuple(term for term, _ in self._terms)
         return Split(plan, locals_, terms, tuple(scale for _, scale in self._terms), tuple(self._places))
 
-    def _less(self, compared: Sequence[tuple[str, q.Expression, str, q.Expression]]) -> tuple[Less, ...]:
+    def _less(self, compared: Sequence[Comparison]) -> tuple[Less, ...]:
         return tuple(Less(self._operand(left, a), self._operand(right, b)) for left, a, right, b in compared)
 
     def _operand(self, name: str, term: q.Expression) -> Reference:
@@ -276,7 +269,7 @@ def bounded(component: Component, wide: Wide, limit: int) -> tuple[Component, di
     if not by_holder:
         return component, {}
     each = limit if len(by_holder) == 1 else math.isqrt(limit)
-    lacking = _apart(component.requires, wide)
+    lacking = apart_by(component.requires, wide)
     pieces = {name: _piece(tuple(f), lacking.get(name, ()), each) for name, f in by_holder.items()}
     bound, exponent, error = 1, 0, 0
     for piece in pieces.values():
@@ -303,92 +296,6 @@ def _piece(factors: tuple[Factor, ...], requires: tuple[q.Expression, ...], limi
     return Component("rows", factors, requires, max(bound, 1), exponent, whole)
 
 
-def conditions_of(where: q.Expression | None, wide: Wide) -> Conditions:
-    """Each condition of a conjunction is of one department, or compares whole numbers of two."""
-    local: dict[str, list[q.Expression]] = {}
-    needed: dict[str, list[q.Expression]] = {}
-    compared: list[tuple[str, q.Expression, str, q.Expression]] = []
-    for term in _conjunction(where):
-        holders = wide.holders(term) or wide.departments[:1]
-        if len(holders) == 1:
-            local.setdefault(holders[0], []).append(wide.local(term))
-            continue
-        left, right = _sides(term, wide)
-        for name, side in (left, right):
-            if bounds.infer(side, wide.parts[name]).nullable:
-                needed.setdefault(name, []).append(side)
-        assert isinstance(term, q.Compare)
-        compared += _ordered(term.op, left, right)
-    return Conditions(
-        {name: tuple(terms) for name, terms in local.items()},
-        {name: tuple(terms) for name, terms in needed.items()},
-        tuple(compared),
-    )
-
-
-Side = tuple[str, q.Expression]
-
-
-def _ordered(op: str, left: Side, right: Side) -> list[tuple[str, q.Expression, str, q.Expression]]:
-    """As what must be less than what: of whole numbers, x <= y is x < y + 1."""
-
-    def above(side: Side) -> Side:
-        return side[0], q.Arithmetic("+", side[1], q.Value(1))
-
-    match op:
-        case "<":
-            return [(*left, *right)]
-        case ">":
-            return [(*right, *left)]
-        case "<=":
-            return [(*left, *above(right))]
-        case ">=":
-            return [(*right, *above(left))]
-    return [(*left, *above(right)), (*right, *above(left))]
-
-
-def _sides(term: q.Expression, wide: Wide) -> tuple[Side, Side]:
-    if isinstance(term, q.Compare) and term.op != "!=":
-        sides = [(wide.holders(side), side) for side in (term.left, term.right)]
-        whole = [bounds.infer(side, wide.schema).kind == "integer" for _, side in sides]
-        if all(whole) and all(len(holders) == 1 for holders, _ in sides):
-            (a, left), (b, right) = sides
-            for name, side in ((a[0], left), (b[0], right)):
-                bounds.numeric(side, wide.schema, f"filter, {name}")
-            return (a[0], wide.local(left)), (b[0], wide.local(right))
-    raise QueryError(
-        f"filter: a condition on columns of {' and '.join(wide.holders(term))} may compare two whole numbers, one of each, "
-        "with < <= > >= or ==; combine conditions of one department each with &"
-    )
-
-
-def _conjunction(term: q.Expression | None) -> Iterator[q.Expression]:
-    if isinstance(term, q.Logic) and term.op == "and":
-        for part in term.terms:
-            yield from _conjunction(part)
-    elif term is not None:
-        yield term
-
-
-def holder_of(term: q.Expression, wide: Wide, what: str) -> str:
-    """The one department whose columns an expression reads."""
-    holders = wide.holders(term) or wide.departments[:1]
-    if len(holders) > 1:
-        raise QueryError(
-            f"{what}: {bounds.describe(term)} mixes columns of {' and '.join(holders)}: each expression is of one department's columns; "
-            "cov() and corr() take two"
-        )
-    return holders[0]
-
-
-def _apart(terms: Sequence[q.Expression], wide: Wide) -> dict[str, tuple[q.Expression, ...]]:
-    """Terms by the department that holds them, by their names there."""
-    found: dict[str, list[q.Expression]] = {}
-    for term in terms:
-        found.setdefault(holder_of(term, wide, "aggregate"), []).append(wide.local(term))
-    return {name: tuple(own) for name, own in found.items()}
-
-
 def _codes(plan: Plan, cell: tuple[int, ...], wide: Wide) -> dict[str, Mark]:
     found: dict[str, list[tuple[Key, int]]] = {}
     for key, place in zip(plan.keys, cell, strict=True):
@@ -408,7 +315,7 @@ def _merged(one: Mapping[str, Mark], other: Mapping[str, Mark]) -> dict[str, Mar
 
 def _cohort(plan: Plan, layer: Layer, cell: tuple[int, ...], wide: Wide) -> _Cohort:
     """The people of one cell of one layer, as marks: the filter is one of them."""
-    conditions, present = conditions_of(plan.where, wide), _apart(layer, wide)
+    conditions, present = conditions_of(plan.where, wide), apart_by(layer, wide)
     codes, marks = _codes(plan, cell, wide), {}
     for name in wide.departments:
         mark = Mark(
