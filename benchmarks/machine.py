@@ -50,7 +50,8 @@ def run(mode: Mode) -> Run:
         changed=bool(_git("status", "--porcelain", "--untracked-files=no")),
         python=platform.python_version(),
         versions=versions(PACKAGES),
-        environment={name: os.environ[name] for name in THREADS if name in os.environ},
+        environment={"OMP_NUM_THREADS": "1"}
+        | {name: os.environ[name] for name in THREADS if name in os.environ},
     )
 
 

@@ -31,7 +31,7 @@ SUITES = {
     "statistics": Suite("from import to release", ("statistics",)),
     "learning": Suite("exact and private fits, neural training", ("learning", "neural")),
     "linkage": Suite("joins, intersections, the two-server engine", ("linkage", "engine")),
-    "network": Suite("processes over TLS, and an emulated wide-area network", ("network",)),
+    "network": Suite("processes over TLS, and an emulated wide-area network", ("network", "trainings")),
     "door": Suite("policy, differencing, audit log, receipts", ("door", "evidence")),
 }
 
@@ -103,6 +103,9 @@ def _measure(
     environment = {
         **os.environ,
         "PYTHONPATH": str(machine.ROOT),
+        "OMP_NUM_THREADS": os.environ.get(
+            "OMP_NUM_THREADS", "1"
+        ),  # limits are one core's; spinning threads disturb
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # other plugins take seconds to load
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -1,7 +1,7 @@
-"""Exact joint fits at three departments beside scikit-learn and XGBoost on the pooled rows, in memory, on the same cores.
+"""Exact joint fits at three departments beside scikit-learn and XGBoost on the pooled rows, in memory, both on one thread.
 
 Ours is the numerical part of a fit: every department's sums of every round, encoded, added modulo 2^64 and decoded; one department after the
-other, so that three share the cores that the pooled fit has to itself. Reading the rows from the database, once a version of the data, is a
+other, so that three share the core that the pooled fit has to itself. Reading the rows from the database, once a version of the data, is a
 figure of its own. A fit cannot do without reading its matrix once a round, and without the products of it that it needs.
 """
 

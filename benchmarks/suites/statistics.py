@@ -1,7 +1,8 @@
 """From a cold import to a release: a joint group-by over 3 x 10^6 rows beside DuckDB, and each statistic beside pandas or SciPy.
 
 Three departments in this process, wall clock of whole releases: decide, charge, compare with earlier releases, compute, mask, serialise,
-unmask, sign. DuckDB, pandas and SciPy work on the pooled rows, which our departments never pool. All use all cores. `open` rows
+unmask, sign. DuckDB, pandas and SciPy work on the pooled rows, which our departments never pool. DuckDB uses all cores, ours through
+it, too; BLAS has one thread. `open` rows
 (general-1) are added alone; `controlled` ones (general-2) also pass disclosure control, which keeps each released cell's rows.
 """
 
