@@ -290,7 +290,7 @@ def test_dominance(level, defended):
 def test_dominance_behind_bounds_so_wide_that_squares_vanish_in_the_grid(monkeypatch, bounds, defended):
     """Of the grid's resolution the guard must make the worst."""
     if not defended:
-        monkeypatch.setattr(joint_statistics, "ROW_ERROR", 0)
+        monkeypatch.setattr(joint_statistics, "_row_error", lambda _component: 0)
         monkeypatch.setattr(joint_statistics, "FLOATS", 0.0)
     columns = {"tax": Column("real", bounds)}
     dataset = DataSet("general-2", (PURPOSE,), columns, max_rows=1000)
