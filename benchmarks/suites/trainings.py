@@ -26,7 +26,7 @@ from sandbox import training as t
 
 WIDTH = 960
 ROWS = Sizes(quick=(1_024,), default=(20_000,))
-ROUNDS = Sizes(quick=(1,), default=(6,))
+ROUNDS = Sizes(quick=(1,), default=(2,))
 TABLE = """
 [datasets.measurements]
 source = "measurements.parquet"
@@ -56,7 +56,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[Any]:
 @sweep(rows=ROWS, rounds=ROUNDS)
 def bench_rounds(measure: Measure, table: Any, epochs: int, rows: int, rounds: int) -> None:
     measure.task("rounds of FedAvg over TLS, 10^6 parameters", rows=rows, epochs=epochs)
-    measure(lambda: _train(table, rows, epochs, rounds), rounds=1 if measure.quick else 3)
+    measure(lambda: _train(table, rows, epochs, rounds), rounds=1 if measure.quick else 2, warm=epochs == 1)
     measure.note(work=rounds, unit="rounds")
     _least[epochs] = min(measure.entry["seconds"]) / rounds
     if epochs == 2:
