@@ -1,4 +1,4 @@
-"""README and the benchmarks' own say what was recorded, and every promise of speed was measured."""
+"""README and the benchmarks' own say what was recorded; every promise of speed was measured, or its failure is there."""
 
 from __future__ import annotations
 
