@@ -100,8 +100,8 @@ def _measure(
         *options,
         *map(str, files),
     ]
-    environment = {
-        **os.environ,
+    environment = {  # of this process's own pytest nothing: under pytest-xdist's name nothing would be measured
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "PYTHONPATH": str(machine.ROOT),
         "OMP_NUM_THREADS": os.environ.get(
             "OMP_NUM_THREADS", "1"
