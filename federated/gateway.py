@@ -103,12 +103,14 @@ class Gateway:
         elif path == PULL:
             await self._pull(scope, receive, send, node_id)
         else:
-            known, parted = self._came(node_id, again=True), False
+            known = self._came(node_id, again=True)
 
             async def told(message: Message) -> None:
-                nonlocal parted
-                if message["type"] == "http.response.start":
-                    parted = path == GOODBYE and message["status"] == 200
+                nonlocal known
+                if message["type"] == "http.response.start" and path == GOODBYE and message["status"] == 200:
+                    if known:
+                        self._went(node_id, 0.0)  # before the node can know that it is gone
+                    known = False
                 await send(message)
 
             try:
@@ -119,7 +121,7 @@ class Gateway:
                 await self._fleet(scope, _replay(body, receive), told)
             finally:
                 if known:
-                    self._went(node_id, 0.0 if parted else QUIET)
+                    self._went(node_id, QUIET)
             if path in PUSHES:
                 self.heard()
 
