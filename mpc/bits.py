@@ -1,8 +1,8 @@
-"""Bits in words: packing, and transposing bit matrices by 8 x 8 blocks, three masked shifts a block.
+"""Bits in words: packing, and transposing bit matrices by 64 x 64 squares, six rounds of masked exchanges a square.
 
 Pure functions, no secrets of their own. Bit i of a packed vector is bit i % 64 of word i // 64, in the order of
-`numpy.packbits(..., bitorder="little")`. The block transposition is that of Warren, "Hacker's Delight", 2nd
-edition, section 7-3, on eight bytes in one word.
+`numpy.packbits(..., bitorder="little")`. The transposition of a square is that of Warren, "Hacker's Delight", 2nd
+edition, section 7-3, of many squares at once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 
-_STEPS = tuple(
-    (np.uint64(shift), np.uint64(mask))
-    for shift, mask in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0))
-)
-_BLOCK_BYTES = 1 << 18  # of a block of the matrix and its scratch copy: both stay in the second-level cache
+_ROUNDS = (
+    (32, 0x00000000FFFFFFFF),
+    (16, 0x0000FFFF0000FFFF),
+    (8, 0x00FF00FF00FF00FF),
+    (4, 0x0F0F0F0F0F0F0F0F),
+    (2, 0x3333333333333333),
+    (1, 0x5555555555555555),
+)  # how far apart rows and columns are exchanged, and which columns
+_SQUARES = 1024  # transposed at once: 512 KiB, and half as much of scratch, in the second-level cache
 
 
 def words_for(bits: int) -> int:
@@ -40,54 +44,48 @@ def unpack(words: Words, size: int) -> NDArray[np.bool_]:
     return np.unpackbits(octets, count=size, bitorder="little").view(np.bool_)
 
 
-def transpose(matrix: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The transpose of a bit matrix of rows x (8 * bytes) bits, as (8 * bytes) x (rows / 8) bytes.
+def transpose(matrix: Words) -> Words:
+    """The transpose of a bit matrix of n x (64 * m) bits, n x m words, as (64 * m) x (n / 64) words; n % 64 = 0.
 
-    The number of rows must be a multiple of 8. Bits are little-endian within a byte, both before and after.
-
-    >>> transpose(np.array([[1], [1], [1], [0], [0], [0], [0], [128]], dtype=np.uint8)).ravel().tolist()
-    [7, 0, 0, 0, 0, 0, 0, 128]
+    >>> transpose(np.array([[1], [1], [5], *[[0]] * 61], dtype=np.uint64))[:3].ravel().tolist()
+    [7, 0, 4]
     """
-    rows, width = matrix.shape
-    result = np.empty((width * 8, rows // 8), dtype=np.uint8)
-    source, target = matrix.reshape(rows // 8, 8, width), result.reshape(width, 8, rows // 8)
-    if rows >= width * 8:  # the longer side is cut into blocks
-        step = max(1, _BLOCK_BYTES // max(1, 8 * width))
-        for begin in range(0, rows // 8, step):
-            piece = source[begin : begin + step]
-            count = len(piece)
-            blocks = _transpose_blocks(np.ascontiguousarray(piece.transpose(2, 0, 1)))
-            target[:, :, begin : begin + count] = blocks.reshape(width, count, 8).transpose(0, 2, 1)
-    else:
-        step = max(1, _BLOCK_BYTES // max(1, rows))
-        for begin in range(0, width, step):
-            piece = source[:, :, begin : begin + step]
-            count = piece.shape[2]
-            blocks = _transpose_blocks(np.ascontiguousarray(piece.transpose(2, 0, 1)))
-            target[begin : begin + count] = blocks.reshape(count, rows // 8, 8).transpose(0, 2, 1)
+    across, down = matrix.shape[1], matrix.shape[0] // 64
+    result = np.empty((across * 64, down), dtype=np.uint64)
+    source, target = matrix.reshape(down, 64, across), result.reshape(across, 64, down)
+    step = max(1, _SQUARES // max(1, min(across, down)))
+    for begin in range(0, max(across, down), step):
+        part = slice(begin, begin + step)
+        rows, columns = (part, slice(None)) if down >= across else (slice(None), part)
+        piece = source[rows, :, columns]
+        squares = piece.transpose(1, 0, 2).copy(order="C")
+        _transpose_squares(squares.reshape(64, -1))
+        target[columns, :, rows] = squares.transpose(2, 0, 1)
     return result
 
 
 def to_planes(values: Words) -> Words:
     """64 bit planes of n words, n a multiple of 64: plane k packs bit k of every word; shape (64, n / 64)."""
-    octets = np.ascontiguousarray(values).view(np.uint8).reshape(values.size, 8)
-    return transpose(octets).view(np.uint64)
+    return transpose(values.reshape(-1, 1))
 
 
 def from_planes(planes: Words) -> Words:
     """The n words of their 64 bit planes; the inverse of `to_planes`."""
-    return transpose(np.ascontiguousarray(planes).view(np.uint8)).view(np.uint64).reshape(-1)
+    return transpose(planes).reshape(-1)
 
 
-def _transpose_blocks(octets: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Every 8 consecutive bytes, an 8 x 8 bit matrix of eight rows, transposed in place."""
-    blocks = octets.reshape(-1).view(np.uint64)
-    scratch = np.empty_like(blocks)
-    for shift, mask in _STEPS:
-        np.right_shift(blocks, shift, out=scratch)
-        scratch ^= blocks
-        scratch &= mask
-        blocks ^= scratch
-        np.left_shift(scratch, shift, out=scratch)
-        blocks ^= scratch
-    return octets
+def _transpose_squares(squares: Words) -> None:
+    """Transposes in place n squares of 64 x 64 bits: word (i, k) is row i of square k."""
+    count = squares.shape[1]
+    scratch = np.empty(32 * count, dtype=np.uint64)
+    for apart, mask in _ROUNDS:
+        shift = np.uint64(apart)
+        pairs = squares.reshape(32 // apart, 2, apart * count)
+        upper, lower = pairs[:, 0], pairs[:, 1]
+        changed = scratch.reshape(upper.shape)
+        np.right_shift(upper, shift, out=changed)
+        changed ^= lower
+        changed &= np.uint64(mask)
+        lower ^= changed
+        np.left_shift(changed, shift, out=changed)
+        upper ^= changed

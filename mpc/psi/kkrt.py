@@ -57,12 +57,12 @@ class Columns:
     def __init__(self, seeds: Sequence[bytes]) -> None:
         self._streams = [Keystream(seed) for seed in seeds]
 
-    def next(self, rows: int) -> Rows:
-        """The next rows, a multiple of 64: one row of bytes a column."""
+    def next(self, rows: int) -> Words:
+        """The next rows, a multiple of 64: one row of words a column."""
         block = np.empty((len(self._streams), rows // 64), dtype=np.uint64)
         for column, stream in zip(block, self._streams, strict=True):
             stream.fill(column)
-        return block.view(np.uint8)
+        return block
 
 
 def receive(
@@ -76,11 +76,11 @@ def receive(
     for begin in range(0, len(tokens), _BLOCK):
         part = slice(begin, min(begin + _BLOCK, len(tokens)))
         own = first.next(part.stop - begin)
-        block = bits.transpose(code.words(tokens[part]).view(np.uint8))
+        block = bits.transpose(code.words(tokens[part]))
         block ^= own
         block ^= second.next(part.stop - begin)
-        masked[:, begin // 8 : part.stop // 8] = block
-        yield part, bits.transpose(own).view(np.uint64)
+        masked[:, begin // 8 : part.stop // 8] = block.view(np.uint8)
+        yield part, bits.transpose(own)
 
 
 def sender_rows(seeds: Sequence[bytes], choices: NDArray[np.bool_], masked: Rows) -> Words:
@@ -91,8 +91,8 @@ def sender_rows(seeds: Sequence[bytes], choices: NDArray[np.bool_], masked: Rows
     for begin in range(0, rows, _BLOCK):
         end = min(begin + _BLOCK, rows)
         block = chosen.next(end - begin)
-        block[places] ^= masked[places, begin // 8 : end // 8]
-        result[begin:end] = bits.transpose(block).view(np.uint64)
+        block.view(np.uint8)[places] ^= masked[places, begin // 8 : end // 8]
+        result[begin:end] = bits.transpose(block)
     return result
 
 

@@ -5,14 +5,16 @@ import pytest
 
 from mpc import bits
 
-SHAPES = [(8, 1), (64, 3), (448, 1001), (4096, 8), (16, 5), (8 * 40_000, 8), (8, 40_000)]
+SHAPES = [(64, 1), (64, 3), (448, 143), (4096, 8), (128, 5), (64 * 5000, 1), (64, 5000), (64 * 1500, 7)]
 
 
 @pytest.mark.parametrize(("rows", "width"), SHAPES)
 def test_a_transposed_matrix_is_numpys(rows, width):
-    matrix = np.random.default_rng(rows).integers(0, 256, (rows, width), dtype=np.uint8)
-    whole = np.unpackbits(matrix, axis=1, bitorder="little")
-    assert (np.unpackbits(bits.transpose(matrix), axis=1, bitorder="little") == whole.T).all()
+    matrix = np.random.default_rng(rows).integers(0, 2**64, (rows, width), dtype=np.uint64)
+    whole = np.unpackbits(matrix.view(np.uint8), axis=1, bitorder="little")
+    turned = bits.transpose(matrix).view(np.uint8)
+    assert (np.unpackbits(turned, axis=1, bitorder="little") == whole.T).all()
+    assert (np.unpackbits(matrix.view(np.uint8), axis=1, bitorder="little") == whole).all(), "it is as it was"
 
 
 def test_planes_hold_one_bit_of_every_word():
