@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -72,21 +71,15 @@ person = {{ type = "identifier" }}
 STATISTIC = "joint statistic"
 
 
-@pytest.fixture(scope="module")
-def processes(request: pytest.FixtureRequest) -> Iterator[up.Processes]:
-    [people] = PEOPLE.of(request.config.getoption("--mode"))
-    with tempfile.TemporaryDirectory(prefix="joint-sandbox-") as made:
-        place = pathlib.Path(made) / "city"
-        up.make(place)
-        for seed, name in enumerate(demo.DEPARTMENTS):
-            node, generator = place / "nodes" / name, np.random.default_rng(seed)
-            frame = pd.DataFrame({column: generator.integers(0, 100, 1000) for column in ("a", "b")})
-            duckdb.from_df(frame).write_parquet(str(node / "wide.parquet"))
-            with (node / "catalog.toml").open("a") as catalog:
-                catalog.write(WIDE)
-            _apart(node, seed, people)
-        with up.Processes(place) as running:
-            yield running
+def prepare(node: pathlib.Path, seed: int, mode: str) -> None:
+    """More data sets at a node."""
+    [people] = PEOPLE.of(mode)
+    generator = np.random.default_rng(seed)
+    frame = pd.DataFrame({column: generator.integers(0, 100, 1000) for column in ("a", "b")})
+    duckdb.from_df(frame).write_parquet(str(node / "wide.parquet"))
+    with (node / "catalog.toml").open("a") as catalog:
+        catalog.write(WIDE)
+    _apart(node, seed, people)
 
 
 def _statistic(city: City) -> Any:
@@ -100,7 +93,7 @@ def bench_in_process(measure: Measure) -> None:
 
 
 def bench_over_tls(measure: Measure, processes: up.Processes) -> None:
-    query, rounds = _statistic(processes.city()), 7 if measure.quick else 15
+    query, rounds = _statistic(processes.city()), 3 if measure.quick else 15
     measure.task(STATISTIC, conditions="five processes, TLS, loopback", departments=3)
     query.release(purpose="public-health")
     costs, release = _costs(measure, query, rounds)

@@ -89,13 +89,14 @@ def bench_epoch(measure: Measure, rows: int) -> None:
 
 @pytest.mark.parametrize(("name", "layers"), [("128-64-2", LAYERS), ("960-960-2", LARGE)])
 @pytest.mark.parametrize("ghost", [True, False])
+@sweep(lot=workloads.Sizes(quick=(LOT // 8,), default=(LOT,)))
 def bench_clipped_sum(
-    measure: Measure, monkeypatch: pytest.MonkeyPatch, name: str, layers: Any, ghost: bool
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, name: str, layers: Any, ghost: bool, lot: int
 ) -> None:
     system = "" if ghost else "ours, records' gradients formed"
-    measure.task(f"clipped sum of a lot, {name}", system, rows=LOT, threads=1)
-    data = _data(LOT)
-    network = clipping.Network(_training(layers, 10 * LOT), spec.unpack(layers, spec.initial(layers, 0)))
+    measure.task(f"clipped sum of a lot, {name}", system, rows=lot, threads=1)
+    data = _data(lot)
+    network = clipping.Network(_training(layers, 10 * lot), spec.unpack(layers, spec.initial(layers, 0)))
     if not ghost:
         monkeypatch.setattr(clipping, "GHOST", ())
     measure(lambda: clipping.clipped_sum(network, data, 1.0))

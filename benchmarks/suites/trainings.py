@@ -1,6 +1,6 @@
 """Federated averaging over processes that speak TLS: the share of a round that is not local training.
 
-A coordinator, three nodes and this analyst on loopback, as `sandbox up` starts them; a network of 10^6 parameters, rows of 64 numbers at each
+The processes are those of `conftest.py`; a network of 10^6 parameters, rows of 64 numbers at each
 node, batches of 512. Rounds of one epoch and of two: what the second adds is local training, and what is left of a round without it is
 everything else, the network included. Nodes have one thread each; where there are fewer cores than nodes they wait for each other, and
 local training is that much longer. Least times are compared, since what else the machine does only adds.
@@ -9,8 +9,6 @@ local training is that much longer. Least times are compared, since what else th
 from __future__ import annotations
 
 import pathlib
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -21,7 +19,7 @@ from torch import nn
 
 from benchmarks.harness import Measure, Sizes, sweep
 from benchmarks.workloads import INPUTS, LOT
-from federated import demo, up
+from federated import up
 from sandbox import training as t
 
 WIDTH = 960
@@ -40,22 +38,11 @@ y = { type = "boolean" }
 _least: dict[int, float] = {}  # seconds of a round, by epochs
 
 
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[Any]:
-    [rows] = ROWS.of(request.config.getoption("--mode"))
-    with tempfile.TemporaryDirectory(prefix="joint-sandbox-") as made:
-        place = pathlib.Path(made) / "city"
-        up.make(place)
-        for seed, name in enumerate(demo.DEPARTMENTS):
-            _fill(place / "nodes" / name, seed, rows)
-        with up.Processes(place) as processes:
-            yield processes.city().table("measurements")
-
-
 @pytest.mark.parametrize("epochs", [1, 2])
 @sweep(rows=ROWS, rounds=ROUNDS)
-def bench_rounds(measure: Measure, table: Any, epochs: int, rows: int, rounds: int) -> None:
+def bench_rounds(measure: Measure, processes: up.Processes, epochs: int, rows: int, rounds: int) -> None:
     measure.task("rounds of FedAvg over TLS, 10^6 parameters", rows=rows, epochs=epochs)
+    table = processes.city().table("measurements")
     measure(lambda: _train(table, rows, epochs, rounds), rounds=1 if measure.quick else 2, warm=epochs == 1)
     measure.note(work=rounds, unit="rounds")
     _least[epochs] = min(measure.entry["seconds"]) / rounds
@@ -79,8 +66,9 @@ def _train(table: Any, rows: int, epochs: int, rounds: int) -> None:
     )
 
 
-def _fill(node: pathlib.Path, seed: int, rows: int) -> None:
+def prepare(node: pathlib.Path, seed: int, mode: str) -> None:
     """One more data set at a node."""
+    [rows] = ROWS.of(mode)
     x = np.random.default_rng(seed).normal(size=(rows, INPUTS)).clip(-6, 6)
     frame = pd.DataFrame(x, columns=[f"x{i}" for i in range(INPUTS)]).assign(y=x.sum(1) > 0)
     duckdb.from_df(frame).write_parquet(str(node / "measurements.parquet"))
