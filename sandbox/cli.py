@@ -174,12 +174,13 @@ def approvals_reject(
 
 @app.command()
 def budget(state: StateDir = STATE, catalog: CatalogFile = CATALOG, roster: RosterFile = ROSTER) -> None:
-    """What is spent and left of each data set's budget, by whom, and for what."""
+    """What is spent and left of each data set's budget and each model's quotas, by whom, and for what."""
     owner = _owner(state, catalog, roster)
-    print(owner.budget().to_string(index=False, na_rep="-", float_format="{:.4g}".format))
-    statement = owner.statement()
-    if not statement.empty:
-        print(f"\n{statement.to_string(index=False, na_rep='-', float_format='{:.4g}'.format)}")
+    tables = [owner.budget(), owner.statement(), owner.quotas()]
+    shown = [
+        t.to_string(index=False, na_rep="-", float_format="{:.4g}".format) for t in tables if not t.empty
+    ]
+    print("\n\n".join(shown))
 
 
 @app.command()

@@ -9,6 +9,7 @@ protect what it reads: whoever may read the node's directory sees who asked what
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import time
@@ -23,6 +24,8 @@ from .errors import LogError, ParameterError
 from .keys import SigningKey
 from .ledger import Entry, Ledger
 from .roster import Roster
+from .scoring.books import FILE as QUOTAS
+from .scoring.quota import Quotas
 from .wording import printable
 
 if TYPE_CHECKING:
@@ -163,6 +166,24 @@ class Owner:
             "DP releases",
             "last",
         ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def quotas(self) -> pd.DataFrame:
+        """Per model that the department gives scores of, and analyst: rows that were scored, and how many more may be."""
+        import pandas as pd
+
+        rows = []
+        path = self._directory / QUOTAS
+        with contextlib.closing(Quotas(path)) if path.is_file() else contextlib.nullcontext() as table:
+            charged = [charge for _, charge in table.entries()] if table else []
+        for name, model in self._catalog.models.items():
+            left = model.rows - sum(charge.rows for charge in charged if charge.model == name)
+            analysts = sorted({charge.analyst for charge in charged if charge.model == name})
+            for analyst in analysts or [""]:
+                used = sum(c.rows for c in charged if (c.model, c.analyst) == (name, analyst))
+                mine = max(min(left, model.rows_per_analyst - used), 0)
+                rows.append((name, model.rows, max(left, 0), analyst, used, mine))
+        columns = ["model", "rows", "left", "analyst", "rows of the analyst", "left to the analyst"]
         return pd.DataFrame(rows, columns=columns)
 
     def charges(self) -> tuple[Entry, ...]:

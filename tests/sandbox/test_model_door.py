@@ -26,7 +26,7 @@ from sandbox.errors import (
     SignatureInvalid,
     UnknownSigner,
 )
-from sandbox.owner import lines
+from sandbox.owner import Owner, lines
 from sandbox.query import canonical
 from sandbox.request import RECORD, Record
 from sandbox.scoring import quota
@@ -246,6 +246,18 @@ def test_threads_that_race_for_the_last_rows_get_what_fits(bank):
         thread.join()
     assert (len(granted), len(refused)) == (14, 10)
     assert bank.books.quotas.used("credit") == 98
+
+
+def test_an_owner_sees_who_has_used_how_much_of_a_quota(bank):
+    with Owner(bank.path, bank.catalog, ROSTER) as owner:
+        assert owner.quotas().values.tolist() == [["credit", 100, 100, "", 0, 60]]
+        bank.begin(ask(rows=10))
+        bank.begin(ask(rows=45))
+        bank.begin(ask(analyst="li", rows=40))
+        assert owner.quotas().values.tolist() == [
+            ["credit", 100, 5, "li", 40, 5],
+            ["credit", 100, 5, "wu", 55, 5],
+        ]
 
 
 def _race(path, start, done):
