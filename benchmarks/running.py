@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from benchmarks import environments, machine, records
 from benchmarks.records import OURS, Entry, Mode
+from federated import memory
 
 FOLDER = pathlib.Path(__file__).parent
 LONGEST = {"quick": 300.0, "default": 1800.0, "full": 7200.0}  # seconds for a suite or a peer
@@ -106,6 +107,9 @@ def _measure(
         "OMP_NUM_THREADS": os.environ.get(
             "OMP_NUM_THREADS", "1"
         ),  # limits are one core's; spinning threads disturb
+        # as `sandbox node start` does: freed memory is kept for the next vector, of ours and of peers alike
+        "MALLOC_MMAP_THRESHOLD_": str(memory.LARGEST),
+        "MALLOC_TRIM_THRESHOLD_": str(memory.KEPT),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # other plugins take seconds to load
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -214,9 +214,10 @@ def coordinator_init(
 @coordinator_app.command("start")
 def coordinator_start(directory: Directory = HERE) -> None:
     """Run until SIGTERM."""
-    from . import coordinator
+    from . import coordinator, memory
     from .deploy.config import CoordinatorConfig
 
+    memory.keep_freed()
     coordinator.serve(CoordinatorConfig.load(directory / "coordinator.toml"))
     _end()
 
@@ -244,9 +245,10 @@ def node_init(
 @node_app.command("start")
 def node_start(directory: Directory = HERE) -> None:
     """Run until SIGTERM."""
-    from . import worker
+    from . import memory, worker
     from .deploy.config import NodeConfig
 
+    memory.keep_freed()
     worker.serve(NodeConfig.load(directory / "node.toml"))
     _end()
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_WORDS = 16
-_ROWS = 4096  # 16 words of state and 16 of message: 512 KiB in the second-level cache
+_ROWS = 8192  # 16 words of state and 16 of message: 1 MiB, about the second-level cache
 _IV = (
     0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19,
 )  # fmt: skip
@@ -51,34 +51,39 @@ def _compress(message: Words32, size: int, v: Words32, scratch: Words32) -> Word
     initial = [_IV[0] ^ 0x01010000 ^ size, *_IV[1:]]
     final = [*_IV[:4], _IV[4] ^ 64, _IV[5], _IV[6] ^ 0xFFFFFFFF, _IV[7]]  # 64 bytes so far; the last block
     v[:] = np.array(initial + final, dtype=np.uint32)[:, None]
-    a, b, c, d = v[0:4], v[4:8], v[8:12], v[12:16]
     for schedule in _SIGMA:
-        _mix(a, b, c, d, message, schedule[0:8], scratch)
-        # the diagonals: rows turned so that four columns again lie side by side
-        b[:], c[:], d[:] = b[[1, 2, 3, 0]], c[[2, 3, 0, 1]], d[[3, 0, 1, 2]]
-        _mix(a, b, c, d, message, schedule[8:16], scratch)
-        b[:], c[:], d[:] = b[[3, 0, 1, 2]], c[[2, 3, 0, 1]], d[[1, 2, 3, 0]]
+        _mix(v, message, schedule[0:8], scratch, diagonal=False)
+        _mix(v, message, schedule[8:16], scratch, diagonal=True)
     return v[:8] ^ v[8:] ^ np.array(initial, dtype=np.uint32)[:, None]
 
 
 def _mix(
-    a: Words32,
-    b: Words32,
-    c: Words32,
-    d: Words32,
-    message: Words32,
-    schedule: tuple[int, ...],
-    scratch: Words32,
+    v: Words32, message: Words32, schedule: tuple[int, ...], scratch: Words32, *, diagonal: bool
 ) -> None:
-    """The function G of RFC 7693, section 3.1, on four columns at once."""
+    """The function G of RFC 7693, section 3.1, on four columns at once, or on four diagonals.
+
+    On diagonals each row of state meets the row below it one place to the right, in each of the four steps.
+    """
+    a, b, c, d = v[0:4], v[4:8], v[8:12], v[12:16]
+    onto = _onto_turned if diagonal else _onto
     for half in (0, 1):
-        a += b
-        a += message[list(schedule[half::2])]
-        d ^= a
+        onto(np.add, a, b)
+        a += np.take(message, schedule[half::2], axis=0, out=scratch, mode="clip")
+        onto(np.bitwise_xor, d, a)
         _rotate(d, _ROTATIONS[2 * half], scratch)
-        c += d
-        b ^= c
+        onto(np.add, c, d)
+        onto(np.bitwise_xor, b, c)
         _rotate(b, _ROTATIONS[2 * half + 1], scratch)
+
+
+def _onto(operation: np.ufunc, x: Words32, y: Words32) -> None:
+    operation(x, y, out=x)
+
+
+def _onto_turned(operation: np.ufunc, x: Words32, y: Words32) -> None:
+    """The same with y's rows turned by one."""
+    operation(x[:3], y[1:], out=x[:3])
+    operation(x[3], y[0], out=x[3])
 
 
 def _rotate(x: Words32, shifts: tuple[np.uint32, np.uint32], scratch: Words32) -> None:
