@@ -1,6 +1,7 @@
 """Encrypted scores: complete answers, read from bytes, evaluated, rerandomised, flooded, written to bytes; one thread.
 
-One ciphertext a feature and block of rows. What an evaluation cannot do without: the transforms of each ciphertext that is rescaled.
+One ciphertext a feature and block of rows. What an evaluation cannot do without: to read every byte that comes and write every byte that goes;
+what an encryption: to write its ciphertexts. Transforms are not counted, since limits measure those of another degree.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def _evaluation(measure: Measure, task: str, model: Model, rows: int, tolerance:
     sent = {"rows' owner": sum(map(len, blocks)), "model's owner": sum(map(len, answers))}
     measure.note(work=rows, unit="rows", sent=sent, rounds=1)
     measure.note(error=run.error(answers), error_is="largest, of a score")
+    measure.note(demands={"memory read": sent["rows' owner"], "memory copy": 2 * sent["model's owner"]})
     measure.note(
         figures={
             "degree": parameters.degree,
@@ -86,8 +88,10 @@ def _evaluation(measure: Measure, task: str, model: Model, rows: int, tolerance:
 def _encryption(measure: Measure, task: str, model: Model, rows: int, tolerance: float) -> None:
     run = Scoring(model, rows, tolerance)
     measure.task(task, conditions=SAID, rows=rows)
-    measure(run.encrypt, rounds=3)
-    measure.note(work=rows, unit="rows")
+    blocks = measure(run.encrypt, rounds=3)
+    sent = float(sum(map(len, blocks)))
+    measure.note(work=rows, unit="rows", sent={"rows' owner": sent}, demands={"memory copy": 2 * sent})
+    measure.note(error=run.error(run.score(blocks)), error_is="largest, of a score")
 
 
 @sweep(rows=workloads.SCORED)

@@ -1,7 +1,7 @@
 """What this machine can do at most, on one core: the rates that every other figure is a share of.
 
 AES-256-CTR, X25519 and Ed25519 are OpenSSL's, through `cryptography`, as SHA-256 is through `hashlib`. Memory is numpy over arrays far
-larger than the last-level cache, so that every byte counted crosses the memory bus (an addition reads two words and writes one; a copy
+larger than the last-level cache, so that every byte counted crosses the memory bus (a read reads; an addition reads two words and writes one; a copy
 reads one, writes one; a gather reads an index and a random word and writes one). The number-theoretic transform is SEAL's, as the HE
 library calls it, of one ciphertext: two polynomials for each modulus. The matrix product is the BLAS of numpy. Loopback is TCP on 127.0.0.1 between two threads.
 """
@@ -53,6 +53,10 @@ def large() -> list[np.ndarray]:
 def bench_add(measure: Measure, large: list[np.ndarray]) -> None:
     left, right = large
     _limit(measure, "memory add", lambda: np.add(left, right, out=left), 3 * left.nbytes, "B")
+
+
+def bench_read(measure: Measure, large: list[np.ndarray]) -> None:
+    _limit(measure, "memory read", lambda: np.bitwise_or.reduce(large[0]), large[0].nbytes, "B")
 
 
 def bench_copy(measure: Measure, large: list[np.ndarray]) -> None:
@@ -121,6 +125,9 @@ def bench_matmul(measure: Measure) -> None:
 
 
 def bench_sync(measure: Measure) -> None:
+    measure.task("fdatasync")
+    if not hasattr(os, "fdatasync"):
+        pytest.skip("this system has no fdatasync")
     with tempfile.NamedTemporaryFile() as file:
 
         def sync() -> None:

@@ -14,8 +14,9 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,7 +36,10 @@ from sandbox import training as t
 LAYERS = (a.Linear(INPUTS, 128), a.ReLU(), a.Linear(128, 64), a.ReLU(), a.Linear(64, 2))
 LARGE = (a.Linear(INPUTS, 960), a.ReLU(), a.Linear(960, 960), a.ReLU(), a.Linear(960, 2))
 DEPARTMENTS = ("a", "b", "c")
-PARAMETERS = INPUTS * 128 + 128 * 64 + 64 * 2
+FLOPS = 4 * INPUTS * 128 + 6 * (
+    128 * 64 + 64 * 2
+)  # of a row: forwards, and backwards but for the gradient of the inputs
+_sums: dict[tuple[str, int], Any] = {}  # clipped sums by ghost norms
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +72,9 @@ def _data(rows: int, seed: int = 0) -> Data:
 
 def _epoch(measure: Measure, rows: int, made: t.Training) -> None:
     data, weights = _data(rows), spec.unpack(LAYERS, spec.initial(LAYERS, 0))
-    # 6 products a parameter and row, in single precision, of which two cost one of the limit's double precision
     measure(lambda: local.update(made, weights, data, 1, os.urandom))
-    measure.note(work=rows, unit="rows", demands={"matrix product": 3.0 * PARAMETERS * rows})
+    # in single precision, of which two cost one of the limit's double precision
+    measure.note(work=rows, unit="rows", demands={"matrix product": FLOPS / 2 * rows})
 
 
 @sweep(rows=workloads.TRAINED)
@@ -99,41 +103,63 @@ def bench_clipped_sum(
     network = clipping.Network(_training(layers, 10 * lot), spec.unpack(layers, spec.initial(layers, 0)))
     if not ghost:
         monkeypatch.setattr(clipping, "GHOST", ())
-    measure(lambda: clipping.clipped_sum(network, data, 1.0))
+    total = measure(lambda: clipping.clipped_sum(network, data, 1.0))
+    ghosts = _sums.setdefault((name, lot), total)
+    error = float((total - ghosts).abs().max() / ghosts.abs().max())
+    if not error <= 1e-4:
+        raise AssertionError(f"the sums by both ways differ by {error:.1e}")
+    measure.note(work=lot, unit="rows", error=error, error_is="largest, over the largest; beside ghost norms")
 
 
 @sweep(rows=workloads.TRAINED)
 def bench_averaging(measure: Measure, rows: int) -> None:
     """Each department's training is a part of its own."""
     measure.task("round of FedAvg, 10^6 parameters", rows=rows, departments=3, threads=1)
-    made, spent = _training(LARGE, rows), {"local training": 0.0}
+    made = _training(LARGE, rows)
     sizes = Sizes(len(DEPARTMENTS), len(DEPARTMENTS), rows)
     parts = {name: _data(rows // 3, i) for i, name in enumerate(DEPARTMENTS)}
     start = coordinator.start(made)
-    sent: dict[str, float] = {}
 
-    def one_round() -> None:
-        spent["local training"] = 0.0
-        began = time.perf_counter()
+    def one_round() -> Averaged:
+        began, training, sent, changes = time.perf_counter(), 0.0, {}, []
         aggregator, clients = _set_up()
         aggregator.open(0, bytes(32), encoding.words(made, 0))
         for name in DEPARTMENTS:
             weights = spec.unpack(LARGE, start.weights)
             before = time.perf_counter()
             update = local.update(made, weights, parts[name], sizes.honest, os.urandom)
-            spent["local training"] += time.perf_counter() - before
+            training += time.perf_counter() - before
+            changes.append(update.change)
             message = clients[name].mask(0, bytes(32), encoding.encode(made, sizes, update, None, os.urandom))
-            sent[name] = len(message)
+            sent[name] = float(len(message))
             aggregator.accept_masked(name, message)
         survivors = aggregator.survivors(0)
         for name in DEPARTMENTS:
             aggregator.accept_answer(name, clients[name].unmask(0, survivors, b""))
-        coordinator.update(made, sizes, start, aggregator.result(0), len(DEPARTMENTS))
-        spent["everything else"] = time.perf_counter() - began - spent["local training"]
+        after = coordinator.update(made, sizes, start, aggregator.result(0), len(DEPARTMENTS))
+        parts_of_it = {
+            "local training": training,
+            "everything else": time.perf_counter() - began - training,
+        }
+        return Averaged(after, changes, parts_of_it, sent)
 
-    measure(one_round, rounds=3)
-    share = spent["everything else"] / sum(spent.values())
-    measure.note(parts=spent, sent=sent, figures={"share outside local training": share})
+    done = measure(one_round, rounds=3)
+    expected = spec.unpack(LARGE, start.weights) + np.mean(done.changes, axis=0)
+    error = float(np.abs(spec.unpack(LARGE, done.after.weights) - expected).max())
+    if not error <= 1e-5:
+        raise AssertionError(f"a weight is off by {error:.1e}")
+    measure.note(error=error, error_is="largest, of a weight; beside the mean of the updates")
+    share = done.parts["everything else"] / sum(done.parts.values())
+    measure.note(parts=done.parts, sent=done.sent, figures={"share outside local training": share}, rounds=4)
+
+
+class Averaged(NamedTuple):
+    """One round: the state after it, each department's change, seconds by part, bytes by department."""
+
+    after: Any
+    changes: list[Any]
+    parts: dict[str, float]
+    sent: dict[str, float]
 
 
 def _set_up() -> tuple[Aggregator, dict[str, Client]]:

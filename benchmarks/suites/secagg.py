@@ -138,20 +138,22 @@ def _measured(measure: Measure, make: Callable[[], Sum], *, set_up: bool, rounds
     online = dict(done.meter.bytes)
     exchanges = (2 if set_up else 0) + (3 if done.aggregator.parameters.setting == "active" else 2)
     measure.note(parts=done.meter.by_phase(), sent=online, rounds=exchanges, error=0.0, error_is="exact")
-    measure.note(work=done.cells, unit="values", demands=_demands(len(done.clients), done.cells))
-    inputs = sum(sent for name, sent in online.items())
-    measure.note(figures={"bytes a value and party": inputs / len(done.clients) / done.cells})
+    present = len(done.present)
+    measure.note(work=done.cells, unit="values", demands=_demands(len(done.clients), present, done.cells))
+    measure.note(figures={"bytes a value and party": sum(online.values()) / present / done.cells})
     return done
 
 
-def _demands(parties: int, cells: int) -> dict[str, float]:
-    """A keystream for each pair at both its ends and for each party's own mask, there and at the coordinator. An input is read and a masked
-    one written; at the coordinator that is read and added (the sum read and written); at the end the sum is read and written."""
+def _demands(parties: int, present: int, cells: int) -> dict[str, float]:
+    """A keystream for each pair, at every party that sends; one for each such party's own mask, there and at the coordinator; and at the
+    coordinator those of the pairs of which one has vanished. An input is read and a masked one written; at the coordinator that is read and
+    added (the sum read and written); at the end the sum is read and written."""
     vector = 8.0 * cells
+    streams = present * (parties - 1) + 2 * present + present * (parties - present)
     return {
-        "AES-256-CTR": (parties * parties + parties) * vector,
-        "memory copy": (parties + 1) * 2 * vector,
-        "memory add": parties * 3 * vector,
+        "AES-256-CTR": streams * vector,
+        "memory copy": (present + 1) * 2 * vector,
+        "memory add": present * 3 * vector,
     }
 
 
@@ -186,7 +188,7 @@ def bench_parties(measure: Measure, parties: int) -> None:
     """Cost of one party, which should grow with the number of its peers and no faster."""
     cells = 10_000 if measure.quick else 100_000
     measure.task("sum by parties", cells=cells, parties=parties, conditions=MODES)
-    done = _measured(measure, lambda: Sum(parties, cells), set_up=True, rounds=3 if parties < 100 else 1)
+    done = _measured(measure, lambda: Sum(parties, cells), set_up=True, rounds=3)
     for name, phases in (("set-up", PHASES[:1]), ("masking and answering", PHASES[1:])):
         each = sorted(done.meter.by_party(*phases))
         measure.entry["figures"][f"{name}: microseconds of a party for each party"] = (

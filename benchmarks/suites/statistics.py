@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -137,7 +137,7 @@ def _group_by(measure: Measure, task: str, table: str, rows: int, epsilon: float
     exact = pool.pooled.groupby("region")["y"].mean().sort_index().to_numpy()
     _told(measure, release, rows)
     measure.note(error=float(np.abs(found / exact - 1).max()), error_is="largest, relative, of a mean")
-    measure.note(demands={"memory copy": 8.0 * 3 * rows})
+    measure.note(demands={"memory read": 8.0 * 3 * rows})
 
 
 def _told(measure: Measure, release: Any, rows: int) -> None:
@@ -146,8 +146,27 @@ def _told(measure: Measure, release: Any, rows: int) -> None:
     measure.note(work=rows, unit="rows", sent={k: float(v) for k, v in cost.sent.items()}, rounds=cost.rounds)
 
 
-def _questions(people: JointTable, pooled: pd.DataFrame) -> dict[str, tuple[Any, Callable[[], object]]]:
-    """Each statistic as ours, and as the one on the pooled rows."""
+class Question(NamedTuple):
+    """A statistic as ours and on the pooled rows, how to read the numbers of both, and how far apart exact ones may be."""
+
+    query: Any
+    oracle: Callable[[], Any]
+    ours: Callable[[Any], Any]
+    theirs: Callable[[Any], Any]
+    tolerance: float = 1e-9
+
+    def error(self, release: Any) -> float:
+        """The largest difference, over the largest number. What noise has left undefined does not count."""
+        found, exact = (np.asarray(n, float) for n in (self.ours(release), self.theirs(self.oracle())))
+        return float(np.nanmax(np.abs(found - exact)) / np.abs(exact).max())
+
+
+QUANTILE = (
+    1e-2  # of the largest: pandas goes between two neighbours of few rows, ours to the middle of a band
+)
+
+
+def _questions(people: JointTable, pooled: pd.DataFrame) -> dict[str, Question]:
     income, bands = col("income"), [0, 18, 30, 45, 65, 101]
 
     def grouped(key: str) -> Any:  # anew each time: pandas remembers the groups
@@ -156,38 +175,62 @@ def _questions(people: JointTable, pooled: pd.DataFrame) -> dict[str, tuple[Any,
     def samples(key: str) -> list[Any]:
         return [values.dropna() for _, values in grouped(key)]
 
+    def column(name: str) -> Callable[[Any], Any]:
+        return lambda release: release.frame[name]
+
+    def statistic(release: Any) -> Any:
+        return [release.test.statistic, release.test.p_value]
+
     return {
-        "mean and variance by region": (
+        "mean and variance by region": Question(
             people.group_by("region").agg(count(), income.mean(), income.var()),
             lambda: grouped("region").agg(["size", "mean", "var"]),
+            lambda release: release.frame.sort_values("region").drop(columns="region"),
+            np.asarray,
         ),
-        "three quantiles": (
+        "three quantiles": Question(
             people.agg(*(income.quantile(q) for q in (0.25, 0.5, 0.75))),
             lambda: pooled["income"].quantile([0.25, 0.5, 0.75]),
+            lambda release: release.frame.iloc[0],
+            np.asarray,
+            QUANTILE,
         ),
-        "median by region": (
+        "median by region": Question(
             people.group_by("region").agg(income.median()),
             lambda: grouped("region").median(),
+            lambda release: release.frame.sort_values("region")["income_median"],
+            np.asarray,
+            QUANTILE,
         ),
-        "histogram": (
+        "histogram": Question(
             people.histogram("age", bands[1:-1]),
             lambda: np.histogram(pooled["age"], bands),
+            column("count"),
+            lambda found: found[0],
         ),
-        "correlation matrix": (
+        "correlation matrix": Question(
             people.corr(["age", "income"]),
             lambda: pooled[["age", "income"]].corr(),
+            lambda release: release.frame,
+            np.asarray,
         ),
-        "cross-tab with chi-squared": (
+        "cross-tab with chi-squared": Question(
             people.crosstab("region", "sex"),
             lambda: stats.chi2_contingency(pd.crosstab(pooled["region"], pooled["sex"]), correction=False),
+            statistic,
+            lambda found: found[:2],
         ),
-        "Welch t-test": (
+        "Welch t-test": Question(
             people.ttest("income", "sex"),
             lambda: stats.ttest_ind(*samples("sex"), equal_var=False),
+            statistic,
+            lambda found: found[:2],
         ),
-        "one-way ANOVA": (
+        "one-way ANOVA": Question(
             people.anova("income", "region"),
             lambda: stats.f_oneway(*samples("region")),
+            statistic,
+            lambda found: found[:2],
         ),
     }
 
@@ -208,9 +251,9 @@ NAMES = (
 @sweep(rows=SMALL)
 def bench_pooled(measure: Measure, name: str, rows: int) -> None:
     pool = _pool(rows)
-    _, oracle = _questions(pool.city.table("controlled"), pool.pooled)[name]
+    question = _questions(pool.city.table("controlled"), pool.pooled)[name]
     measure.task(name, "pandas and SciPy, pooled", POOLED, rows=rows)
-    measure(oracle, rounds=3)
+    measure(question.oracle, rounds=3)
     measure.note(work=rows, unit="rows")
 
 
@@ -219,12 +262,17 @@ def bench_pooled(measure: Measure, name: str, rows: int) -> None:
 @sweep(rows=SMALL)
 def bench_statistic(measure: Measure, name: str, epsilon: float | None, rows: int) -> None:
     pool = _pool(rows)
-    query, _ = _questions(pool.city.table("controlled"), pool.pooled)[name]
+    question = _questions(pool.city.table("controlled"), pool.pooled)[name]
     privacy = f", epsilon {epsilon}" if epsilon else ""
     measure.task(
         name + privacy,
         conditions="masked sums, disclosure control" if not epsilon else "differential privacy",
         rows=rows,
     )
-    release = measure(lambda: query.release(purpose="benchmark", epsilon=epsilon), rounds=3)
+    release = measure(lambda: question.query.release(purpose="benchmark", epsilon=epsilon), rounds=3)
     _told(measure, release, rows)
+    error = question.error(release)
+    if epsilon is None and not error <= question.tolerance:
+        raise AssertionError(f"{name} is off by {error:.1e} of the largest number")
+    measure.note(error=error, error_is="largest difference, over the largest number")
+    measure.note(demands={"memory read": 8.0 * rows})
