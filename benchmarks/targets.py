@@ -24,7 +24,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suite: str
     task: str
     where: dict[str, Value]
-    measure: Literal["seconds", "peak", "figure", "times", "faster", "smaller"]
+    measure: Literal["seconds", "each", "peak", "figure", "times", "faster", "smaller"]
     figure: str = ""
     against: str = ""
     against_where: dict[str, Value] = {}
@@ -104,10 +104,12 @@ def _value(target: Target, entry: Entry, peer: Entry | None) -> float | None:
     match target.measure:
         case "seconds":
             return entry.median
+        case "each":
+            return per_unit(entry)
         case "peak":
             return entry.peak_bytes
         case "figure":
-            return entry.figures[target.figure]
+            return entry.figures.get(target.figure)
     assert peer is not None
     match target.measure:
         case "times":
@@ -122,7 +124,7 @@ def shown(target: Target, value: float | None) -> str:
     """A value in the measure's unit."""
     if value is None:
         return ""
-    if target.measure == "seconds" or "seconds" in target.figure:
+    if target.measure in ("seconds", "each") or "seconds" in target.figure:
         return seconds(value)
     if target.measure == "peak":
         return f"{amount(value)}B"
@@ -136,7 +138,8 @@ def rows(results: Results) -> list[list[str]]:
         target = outcome.target
         sign = "≥" if target.at_least is not None else "≤"
         bound = "" if outcome.bound is None else f"{sign} {shown(target, outcome.bound)}"
-        verdict = {True: "yes", False: "**no**", None: "not measured at this size"}[outcome.met]
+        nothing = "not measured at this size" if outcome.value is None else "no bound"
+        verdict = {True: "yes", False: "**no**", None: nothing}[outcome.met]
         found.append([target.part, target.claim, bound, shown(target, outcome.value), verdict])
     return found
 
