@@ -44,10 +44,14 @@ def bench_rounds(measure: Measure, processes: up.Processes, epochs: int, rows: i
     measure.task("rounds of FedAvg over TLS, 10^6 parameters", rows=rows, epochs=epochs)
     table = processes.city().table("measurements")
     measure(lambda: _train(table, rows, epochs, rounds), rounds=1 if measure.quick else 2, warm=epochs == 1)
-    measure.note(work=rounds, unit="rounds")
+    measure.note(work=rounds, unit="rounds", cpu_seconds=None, peak_bytes=None)
     _least[epochs] = min(measure.entry["seconds"]) / rounds
     if epochs == 2:
         share = 2 - _least[2] / _least[1]
+        if not 0 <= share <= 1:
+            raise AssertionError(
+                f"rounds of two epochs took {_least[2] / _least[1]:.1f} x those of one: what else ran?"
+            )
         measure.note(figures={"share of a round of one epoch outside local training": share})
 
 
