@@ -29,7 +29,7 @@ from .deploy.authority import expires
 from .deploy.config import CoordinatorConfig, address
 from .desk import Desk
 from .flower.link import Link, LinkGrid, public_key_bytes
-from .gateway import Gateway
+from .gateway import Gateway, protocol
 from .http import api
 from .network import Network
 from .requests import Requests
@@ -73,9 +73,9 @@ class Coordinator:
         return tuple(sorted(n for n, node_id in self.link.node_ids.items() if self.gateway.here(node_id)))
 
     def _settled(self) -> bool:
-        """Whether the departments have had time to come back after this process began."""
+        """Whether each department has come back since this process began, or has had the time to."""
         late = time.monotonic() - self._started > GATHERING
-        return late or len(self.connected()) == len(self.link.node_ids)
+        return late or all(map(self.gateway.has_come, self.link.node_ids.values()))
 
     def close(self) -> None:
         self.desk.stop()
@@ -136,6 +136,7 @@ def _server(coordinator: Coordinator) -> _Server:
             coordinator.gateway,
             host=host,
             port=port,
+            http=protocol(coordinator.gateway),
             ssl_certfile=str(config.certificate),
             ssl_keyfile=str(config.certificate_key),
             lifespan="off",

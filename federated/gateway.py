@@ -1,7 +1,8 @@
 """The coordinator's one public port: nodes reach Flower's Fleet API, analysts the desk's API, and nobody anything else.
 
 A node that pulls and finds nothing is held until a message is there, so that a round takes no polling interval; the same held call tells
-who is connected: a node whose process dies is missed at once, not after its heartbeats. What a node pushes wakes who waits for it.
+who is connected: a node whose process dies is missed at once, not after its heartbeats, and so is one whose last connection it ends itself
+(`protocol` tells of that). What a node pushes wakes who waits for it.
 
 Registering nodes and fetching app bundles are not among the paths; every other call must be signed by a registered node's key.
 """
@@ -58,6 +59,12 @@ class Gateway:
         self._lock = threading.Lock()
         self._calling: dict[int, int] = {}
         self._until: dict[int, float] = {}
+        self._connections: dict[
+            object, set[int]
+        ] = {}  # that are open, and the nodes that have proved their keys on each
+        self._cut: dict[
+            int, float
+        ] = {}  # until when a node counts that has ended all of them, if it does not call again
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -70,6 +77,24 @@ class Gateway:
             if self._calling.get(node_id):
                 return True
             return time.monotonic() < self._until.get(node_id, 0.0)
+
+    def has_come(self, node_id: int) -> bool:
+        """Whether a node has ever been here."""
+        with self._lock:
+            return node_id in self._calling
+
+    def began(self, connection: object) -> None:
+        """A connection was made."""
+        with self._lock:
+            self._connections[connection] = set()
+
+    def ended(self, connection: object, cut: bool) -> None:
+        """A connection is no more; `cut`: by the other side, as all are of a process that is killed."""
+        with self._lock:
+            nodes = self._connections.pop(connection, set())
+            for node_id in nodes.difference(*self._connections.values()) if cut else ():
+                self._cut[node_id] = time.monotonic() + ABSENT
+                self._until[node_id] = min(self._cut[node_id], self._until.get(node_id, 0.0))
 
     def sent(self, node_id: int) -> None:
         """There is a message for this node."""
@@ -107,10 +132,11 @@ class Gateway:
 
             async def told(message: Message) -> None:
                 nonlocal known
-                if message["type"] == "http.response.start" and path == GOODBYE and message["status"] == 200:
-                    if known:
+                if message["type"] == "http.response.start" and message["status"] == 200:
+                    self._proved(node_id, scope)
+                    if known and path == GOODBYE:
                         self._went(node_id, 0.0)  # before the node can know that it is gone
-                    known = False
+                        known = False
                 await send(message)
 
             try:
@@ -140,6 +166,7 @@ class Gateway:
                 status, messages, empty = await _call(self._fleet, scope, body)
                 if status == 200 and not known:
                     known = self._came(node_id)  # who does not prove its key counts for nothing
+                    self._proved(node_id, scope)
                 left = end - time.monotonic()
                 if status != 200 or not empty or left <= 0 or self._stopping:
                     for message in messages:
@@ -165,13 +192,46 @@ class Gateway:
             if again and node_id not in self._calling:
                 return False
             self._calling[node_id] = self._calling.get(node_id, 0) + 1
+            self._cut.pop(node_id, None)
             return True
+
+    def _proved(self, node_id: int, scope: Scope) -> None:
+        with self._lock:
+            self._connections.get(scope.get("client"), set()).add(node_id)
 
     def _went(self, node_id: int, remembered: float) -> None:
         """A node's call has ended; it counts as here for `remembered` seconds more, if it does not call again."""
         with self._lock:
             self._calling[node_id] -= 1
-            self._until[node_id] = time.monotonic() + remembered
+            until = time.monotonic() + remembered
+            self._until[node_id] = min(until, self._cut.get(node_id, until))
+
+
+def protocol(gateway: Gateway) -> type:
+    """uvicorn's HTTP, which tells the gateway of connections that end, and ends idle ones at once when the process does."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Watched(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        idle = False  # for so long that this side ends it
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            gateway.began(self.client)
+
+        def timeout_keep_alive_handler(self) -> None:
+            self.idle = True
+            super().timeout_keep_alive_handler()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            gateway.ended(self.client, cut=not self.idle)
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+                self.transport.abort()  # who keeps an idle connection may not read TLS's farewell, let alone answer it
+
+    return Watched
 
 
 async def _starting(_scope: Scope, _receive: Receive, send: Send) -> None:

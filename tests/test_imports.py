@@ -81,7 +81,7 @@ def test_private_flower_stays_in_one_folder():
         for path in files(*PACKAGES)
         if any(name.split(".")[0] == "flwr" and name not in PUBLIC_FLOWER for name in imports(path))
     }
-    assert users == {f"federated/flower/{name}.py" for name in ("fleet", "link", "local")}
+    assert users == {f"federated/flower/{name}.py" for name in ("answering", "fleet", "link", "local")}
 
 
 def test_the_public_names_are_sorted_and_exist():

@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
-from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.constant import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
@@ -39,8 +38,6 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
 
 from . import PROTOCOL
 
@@ -87,27 +84,9 @@ class Link:
 
     def app(self) -> Any:
         """The Fleet API as an ASGI app; who calls it must prove a registered key."""
-        from fastapi import Depends, FastAPI
-        from flwr.supercore.error import http_error_translator
-        from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
-        from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
-        from flwr.superlink.routers.fleet.router import router
-        from starlette.middleware import Middleware
-        from starlette.middleware.base import BaseHTTPMiddleware
+        from .answering import FleetApi
 
-        app = FastAPI(
-            openapi_url=None,
-            docs_url=None,
-            middleware=[
-                Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
-                Middleware(ProtobufTranslationMiddleware),
-                Middleware(NodeAuthMiddleware),
-            ],
-        )
-        app.state.linkstate_factory = self._factory
-        app.state.enable_supernode_auth = True
-        app.include_router(router, dependencies=[Depends(_own_name)])
-        return app
+        return FleetApi(self._factory)
 
     def online(self) -> set[int]:
         """The nodes whose heartbeat is recent."""
@@ -129,15 +108,6 @@ class Link:
         if not self.state.claim_task(task_id) or not self.state.activate_task(task_id):
             raise RuntimeError("the link did not start a run")
         return run_id, task_id
-
-
-def _own_name(request: HTTPConnection) -> None:
-    """A node replies in its own name alone: Flower's API would store one node's reply under another's."""
-    pushed = getattr(request.state, "protobuf_request", None)
-    if isinstance(pushed, PushMessagesRequest) and any(
-        message.metadata.src_node_id != pushed.node.node_id for message in pushed.messages_list
-    ):
-        raise HTTPException(403)
 
 
 class LinkGrid(Grid):

@@ -130,6 +130,12 @@ def open_in_process():
     return opener("in-process")
 
 
+@pytest.fixture(scope="session")
+def open_over_tls():
+    """An `opener` for what is tried over TLS in fewer cases than in process."""
+    return opener("over-tls")
+
+
 COLUMNS = {
     "region": Column("category", categories=("north", "south", "east")),
     "smokes": Column("boolean"),

@@ -17,6 +17,7 @@ import time
 
 import msgspec
 import pandas as pd
+import sqlglot
 
 from federated import local
 from sandbox import approvals, code, gate, keys
@@ -247,6 +248,9 @@ def release_and_die(directory: pathlib.Path, scene: str, at: str) -> None:
 
 def zygote() -> None:
     """Forks a victim for every line of its input, and says which signal ended it, or how it ended itself."""
+    import sandbox.embedded  # noqa: F401  # DuckDB, and how to write for it: else every victim loads both
+
+    sqlglot.parse_one("SELECT 1").sql("duckdb")
     for line in sys.stdin:
         arguments = json.loads(line)
         delay = arguments.pop("delay", None)

@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 from federated import local
 from federated.broker import Broker
 from federated.flower.link import Link, LinkGrid, public_key_bytes
-from federated.gateway import Gateway
+from federated.gateway import Gateway, protocol
 from federated.network import Network
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -136,6 +136,7 @@ class Processes:
         self.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             self.gateway,
+            http=protocol(self.gateway),
             ssl_certfile=str(pem),
             ssl_keyfile=str(private),
             lifespan="off",

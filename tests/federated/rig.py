@@ -20,7 +20,7 @@ from federated.deploy.config import CoordinatorConfig
 from federated.desk import Desk
 from federated.flower.fleet import Fleet
 from federated.flower.link import Link, LinkGrid
-from federated.gateway import Gateway
+from federated.gateway import Gateway, protocol
 from federated.network import Network
 from federated.session import City
 from federated.worker import link_key
@@ -72,6 +72,7 @@ class Rig:
             uvicorn.Config(
                 self._app,
                 interface="asgi3",
+                http=protocol(self.gateway),
                 ssl_certfile=str(config.certificate),
                 ssl_keyfile=str(config.certificate_key),
                 lifespan="off",

@@ -28,6 +28,9 @@ SET_UP = ("advertise", "share", "receive")
 BEFORE_THE_SUM = (*SET_UP, "decide", "masked")
 ROUNDS = [(setting, kind) for setting in SETTINGS for kind in (*BEFORE_THE_SUM, "confirm", "unmask")]
 ROUNDS.remove(("honest-but-curious", "confirm"))
+OVER_TLS = [
+    r for r in ROUNDS if r[0] == "active" or r[1] in ("masked", "unmask")
+]  # before those, the settings agree
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
@@ -58,6 +61,11 @@ def opened(open_federation, people):
 
 
 @pytest.fixture(scope="module")
+def over_tls(open_over_tls, people):
+    return keeper(open_over_tls, people)
+
+
+@pytest.fixture(scope="module")
 def here(open_in_process, people):
     """In this process: for what the wire between broker and network does, whatever the network is."""
     return keeper(open_in_process, people)
@@ -84,8 +92,13 @@ def check(release, people, names):
 
 
 @pytest.mark.parametrize(("setting", "kind"), ROUNDS)
-def test_one_department_vanishes(opened, setting, kind):
-    one_vanishes(*opened(setting), kind, answered=True)
+def test_one_department_vanishes(here, setting, kind):
+    one_vanishes(*here(setting), kind, answered=True)
+
+
+@pytest.mark.parametrize(("setting", "kind"), OVER_TLS)
+def test_one_department_vanishes_over_tls(over_tls, setting, kind):
+    one_vanishes(*over_tls(setting), kind, answered=True)
 
 
 @pytest.mark.parametrize(("setting", "kind"), ROUNDS)
@@ -132,8 +145,8 @@ def test_a_department_vanishes_in_the_middle_of_a_batch(here, setting, kind):
     check(ages(federation), everyone, everyone.names)
 
 
-def test_departments_vanish_one_after_the_other(opened, setting):
-    federation, everyone = opened(setting)
+def test_departments_vanish_one_after_the_other(here, setting):
+    federation, everyone = here(setting)
     federation.wire.lose("masked", "ash")
     federation.wire.lose("unmask", "birch")
     with pytest.raises(TooFewDepartments, match="birch"):
@@ -261,16 +274,16 @@ def test_anothers_reply_counts_as_none(here, setting, kind):
 
 
 @pytest.mark.parametrize("kind", ["advertise", "masked", "unmask"])
-def test_of_a_foreign_error_the_class_is_named(opened, kind):
-    federation, _ = opened()
+def test_of_a_foreign_error_the_class_is_named(here, kind):
+    federation, _ = here()
     federation.wire.change(kind, "birch", lambda _reply: messages.encode(Refusal("KeyError")))
     federation.wire.lose(kind, "ash")
     with pytest.raises(TooFewDepartments, match=r"birch \(KeyError\)"):
         ages(federation)
 
 
-def test_a_department_that_cannot_decide_ends_the_request(opened):
-    federation, _ = opened()
+def test_a_department_that_cannot_decide_ends_the_request(here):
+    federation, _ = here()
     before = federation.spent()
     federation.wire.change("decide", "birch", lambda _reply: messages.encode(Refusal("KeyError")))
     with pytest.raises(DepartmentFailed, match="birch: KeyError"):
@@ -278,8 +291,8 @@ def test_a_department_that_cannot_decide_ends_the_request(opened):
     assert federation.spent() == before
 
 
-def test_a_catalogue_that_is_none_makes_a_department_unreachable(opened):
-    federation, everyone = opened()
+def test_a_catalogue_that_is_none_makes_a_department_unreachable(here):
+    federation, everyone = here()
     for change in CHANGES.values():
         federation.wire.change("catalog", "birch", change)
         federation.city.refresh()
@@ -368,13 +381,13 @@ def test_a_node_runs_a_request_once(opened):
     assert federation.spent() == spent
 
 
-@pytest.mark.parametrize("slot", [-1, 16, 2**40])
-def test_a_slot_that_does_not_exist_is_refused(opened, slot):
+def test_a_slot_that_does_not_exist_is_refused(opened):
     federation, _ = opened()
     ages(federation)
     message = messages.decode(federation.wire.body("masked", "ash"), Masked)
-    body = messages.encode(Masked(message.session, slot, message.request))
-    assert reply(federation, "masked", "ash", body).error == "ScheduleError"
+    for slot in (-1, 16, 2**40):
+        body = messages.encode(Masked(message.session, slot, message.request))
+        assert reply(federation, "masked", "ash", body).error == "ScheduleError", slot
 
 
 def test_a_node_answers_one_unmasking_a_slot(opened, setting):
@@ -388,11 +401,14 @@ def test_a_node_answers_one_unmasking_a_slot(opened, setting):
 NONSENSE = (b"", b"\xc0", b"\xff" * 40, messages.encode([b"x" * 16, b""]), deep(b""))
 
 
-@pytest.mark.parametrize("kind", messages.KINDS[1:])
-def test_a_node_answers_nonsense_with_a_refusal(opened, kind):
+def test_a_node_answers_nonsense_with_a_refusal(opened):
     federation, everyone = opened()
-    for body in NONSENSE:
-        answer = reply(federation, kind, "ash", body)
-        assert isinstance(answer, Refusal)
-        assert answer.error in ("QueryError", "ScheduleError", "ParameterError", "Malformed")
+    for kind in messages.KINDS[1:]:
+        for body in NONSENSE:
+            answer = reply(federation, kind, "ash", body)
+            assert isinstance(answer, Refusal), (kind, body)
+            assert answer.error in ("QueryError", "ScheduleError", "ParameterError", "Malformed"), (
+                kind,
+                body,
+            )
     check(ages(federation), everyone, everyone.names)

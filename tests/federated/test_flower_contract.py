@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import ast
+import base64
 import importlib
 import importlib.metadata
 import inspect
 import pathlib
 import re
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import Message
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.supercore.constant import FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import verify_signature
 
-from federated.flower import link
+from federated.flower import answering, fleet, link, local
 from federated.gateway import PATHS
 from federated.network import pack
 
@@ -67,8 +75,8 @@ FUNCTIONS = {
     "flwr.supernode.fleet_http_client.FleetHttpClient.from_server_address": (
         "server_address", "insecure", "root_certificates", "interceptors",
     ),
-    "flwr.supernode.node_auth_http_interceptor.NodeAuthHttpInterceptor": ("private_key", "public_key"),
-    "flwr.supercore.interceptors.http.runtime_version.RuntimeVersionHttpInterceptor": ("component_name",),
+    "flwr.supercore.primitives.asymmetric.sign_message": ("private_key", "message"),
+    "flwr.superlink.routers.fleet.node_auth.authenticate_node": ("request",),
     "flwr.supercore.run.Run.create_empty": ("run_id",),
 }  # fmt: skip
 CLIENT = (
@@ -159,6 +167,7 @@ CONSTANTS = {
     },
     "flwr.supercore.constant": {
         "FLEET_HTTP_PUBLIC_KEY_HEADER": "flwr-public-key",
+        "FLEET_HTTP_SIGNATURE_HEADER": "flwr-signature",
         "FLWR_IN_MEMORY_DB_NAME": ":flwr-in-memory:",
         "NOOP_FEDERATION_ID": "@none/default",
     },
@@ -210,6 +219,7 @@ def test_messages_have_the_fields(name):
 
 def test_a_messages_metadata_is_set_by_these_names():
     """Flower has no setters for ids: they are written under the names that its properties read."""
+    local.local_run(1)  # messages are made in a run
     first = Message(pack(b"x"), 7, "query.catalog")
     ids = {"_message_id": "m", "_run_id": 3, "_src_node_id": 4, "_reply_to_message_id": "r"}
     assert set(ids) <= set(first.metadata.__dict__), sorted(first.metadata.__dict__)
@@ -227,11 +237,37 @@ def test_the_task_identity_is_a_global_with_these_names():
         assert found.fset is not None, f"TaskIdentity.{name} cannot be set any more"
 
 
-def test_the_fleets_routes_are_known_one_by_one(opened):
+def test_the_fleets_routes_are_known_one_by_one():
     """A new route of Flower's is outside the gateway's list until somebody has read what it does."""
     from flwr.superlink.routers.fleet.router import router
 
     kept_out = {"/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/get-fab"}
     assert {route.path for route in router.routes} == PATHS | kept_out
-    names = [middleware.cls.__name__ for middleware in opened.app().user_middleware]
-    assert names == ["BaseHTTPMiddleware", "ProtobufTranslationMiddleware", "NodeAuthMiddleware"]
+    assert set(answering.CALLS) == PATHS
+
+
+@pytest.mark.parametrize("path", sorted(answering.CALLS))
+def test_calls_are_what_flower_takes_them_for_and_its_handlers_take_them(path):
+    from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+
+    kind, handler = answering.CALLS[path]
+    assert PROTOBUF_REQUEST_TYPES["POST", path] is kind
+    given = ("request", "state", "store") if handler in answering.OF_STORE else ("request", "state")
+    called_with(handler, given, path)
+
+
+def test_a_node_signs_as_flowers_own_nodes_do():
+    """The same headers, which say the same: only the time and the signature differ from call to call."""
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    signed = []
+    for signer in (NodeAuthHttpInterceptor(key, key.public_key()), fleet._Signed(key, public)):
+        call = SimpleNamespace(request=httpx.Request("POST", "https://link"))
+        signer.intercept(call, lambda call: call)
+        headers = dict(call.request.headers)
+        time, signature = headers.pop(TIMESTAMP_HEADER), headers.pop(FLEET_HTTP_SIGNATURE_HEADER)
+        assert verify_signature(key.public_key(), time.encode(), base64.b64decode(signature))
+        signed.append(headers)
+    assert signed[0] == signed[1]

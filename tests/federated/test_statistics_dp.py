@@ -58,6 +58,12 @@ def federation(open_federation):
     return open_federation(CATALOGS, FRAMES)
 
 
+@pytest.fixture(scope="module")
+def here(open_in_process):
+    """In this process: for what is reckoned from sums, however they came."""
+    return open_in_process(CATALOGS, FRAMES)
+
+
 def counts_and_sums(city, epsilon=1.0):
     query = city.table("t").group_by(*KEYS).agg(count(), col("x").sum())
     return query.release(purpose=PURPOSE, epsilon=epsilon)
@@ -95,9 +101,9 @@ def test_noise_is_unbiased_and_as_large_as_stated(federation, pooled):
         assert share_is(np.abs(scaled) <= Z95, 0.95)
 
 
-def test_the_stated_noise_is_what_the_cost_asks_for(federation):
+def test_the_stated_noise_is_what_the_cost_asks_for(here):
     """sigma^2 = sensitivity^2 / (2 rho) over 3 of 4 departments, all four of which add theirs: 4/3 of it."""
-    release = counts_and_sums(federation.city)
+    release = counts_and_sums(here.city)
     assert dp.epsilon_of(release.privacy.rho, 1e-6) == pytest.approx(1.0)
     half = (release.intervals["count_high"] - release.intervals["count_low"]) / 2 / Z95
     sensitivity = 2**0.5 * (1 + 1 / dp.GRID)  # two families
@@ -154,10 +160,10 @@ def test_each_release_draws_its_own_noise(federation, pooled):
         assert abs(correlation) * CELLS**0.5 <= stats.norm.isf(ALARM / 2)
 
 
-def test_intervals_of_derived_statistics_cover(federation, pooled):
+def test_intervals_of_derived_statistics_cover(here, pooled):
     """The bootstrap's intervals are approximate: 95 % give or take 2."""
     query = (
-        federation.city.table("t")
+        here.city.table("t")
         .group_by(*KEYS)
         .agg(col("x").mean(), col("x").var(), col("x").std(), corr("x", "y"))
     )
@@ -390,8 +396,8 @@ def test_one_query_of_many_statistics_costs_its_epsilon_once(open_in_process, pe
     assert federation.spent() == pytest.approx(dict.fromkeys(everyone.names, 1.0))
 
 
-def test_more_statistics_in_one_query_mean_more_noise(federation):
-    table = federation.city.table("t")
+def test_more_statistics_in_one_query_mean_more_noise(here):
+    table = here.city.table("t")
 
     def half(*aggregates):
         intervals = table.agg(*aggregates).release(purpose=PURPOSE, epsilon=1.0).intervals

@@ -3,6 +3,8 @@
 Level general-1 has no disclosure rules, so nothing is suppressed or rounded. `whole` and `real` hold numbers that the plan's grid
 represents, so results are exact but for the last roundings: 1e-9 relative. `huge` and `fine` do not, and may differ by the resolution that
 their declared bounds leave (`sandbox.plan`: 2^-52 of the largest value), which `Within` derives.
+
+That is found in one process. Over TLS, each statistic of one table is what it is there, to the last bit.
 """
 
 from __future__ import annotations
@@ -34,6 +36,32 @@ COLUMNS = {
 DATASET = DataSet("general-1", (PURPOSE,), COLUMNS, budget=Budget(1.0, 1e-6), max_rows=100)
 NUMBERS = ("whole", "real", "huge", "fine")
 QUANTILES = (0.0, 0.25, 0.5, 0.9, 1.0)
+MOMENTS = ("count", "sum", "mean", "var", "std")
+BREAKS = (-500, 0, 1, 250)
+PAIR = ("whole", "real")
+ASKED = {
+    "moments": lambda t: t.group_by("region", "smokes", "size").agg(
+        count(), *(getattr(col(name), moment)() for name in NUMBERS for moment in MOMENTS)
+    ),
+    "derived columns": lambda t: (
+        t.filter((col("whole") >= 0) | col("smokes"))
+        .with_columns(twice=col("whole") * 2 + 1, kind=when(col("whole") > 0).then("+").otherwise("other"))
+        .group_by("kind")
+        .agg(count(), col("twice").sum(), col("twice").mean())
+    ),
+    "total": lambda t: t.agg(count()),
+    "histogram": lambda t: t.histogram("whole", list(BREAKS)),
+    "quantiles": lambda t: t.group_by("smokes").agg(
+        *(col(name).quantile(q).alias(f"{name}|{q}") for name in NUMBERS for q in QUANTILES)
+    ),
+    "covariances": lambda t: t.cov(NUMBERS),
+    "correlations": lambda t: t.corr(list(PAIR)),
+    "of a pair": lambda t: t.agg(cov(*PAIR), corr(*PAIR)),
+    "chi-squared": lambda t: t.crosstab("region", "smokes"),
+    "Welch": lambda t: t.ttest("whole", "smokes"),
+    "Welch of two groups": lambda t: t.ttest("whole", "region", groups=["north", "east"]),
+    "analysis of variance": lambda t: t.anova("whole", "region"),
+}
 # Each example opens a federation, so failing ones are not shrunk.
 FEW = settings(max_examples=3, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 
@@ -96,8 +124,7 @@ class Within:
         return 0.0
 
 
-@pytest.fixture(scope="module")
-def open_table(open_federation):
+def opening(open_federation):
     """Opens a federation, of the two settings in turn, and gives its table and the pooled rows."""
     settings_in_turn = itertools.cycle(["honest-but-curious", "active"])
 
@@ -111,8 +138,13 @@ def open_table(open_federation):
     return open_
 
 
-def released(query):
-    return query.release(purpose=PURPOSE)
+@pytest.fixture(scope="module")
+def open_table(open_in_process):
+    return opening(open_in_process)
+
+
+def released(table, statistic):
+    return ASKED[statistic](table).release(purpose=PURPOSE)
 
 
 def cell_of(pooled, row, keys):
@@ -137,25 +169,14 @@ def same(ours, pandas, absolute=0.0):
 def test_counts_and_moments_by_several_keys(open_table, frames):
     table, pooled = open_table(frames)
     keys = ("region", "smokes", "size")
-    chosen = [
-        method(col(name))
-        for name in NUMBERS
-        for method in (
-            lambda x: x.count(),
-            lambda x: x.sum(),
-            lambda x: x.mean(),
-            lambda x: x.var(),
-            lambda x: x.std(),
-        )
-    ]
-    release = released(table.group_by(*keys).agg(count(), *chosen))
+    release = released(table, "moments")
     assert len(release.frame) == (len(REGIONS) + 1) * 2 * 2
     for (_, row), (_, interval) in zip(release.frame.iterrows(), release.intervals.iterrows(), strict=True):
         cell = cell_of(pooled, row, keys)
         assert row["count"] == len(cell)
         for name in NUMBERS:
             values = cell[name].dropna().astype(float)
-            for statistic in ("count", "sum", "mean", "var", "std"):
+            for statistic in MOMENTS:
                 expected = getattr(values, statistic)()
                 tolerance = Within(name).of(statistic, len(values))
                 label = f"{name}_{statistic}"
@@ -169,13 +190,7 @@ def test_counts_and_moments_by_several_keys(open_table, frames):
 @given(frames=tables())
 def test_filters_derived_columns_and_totals(open_table, frames):
     table, pooled = open_table(frames)
-    query = (
-        table.filter((col("whole") >= 0) | col("smokes"))
-        .with_columns(twice=col("whole") * 2 + 1, kind=when(col("whole") > 0).then("+").otherwise("other"))
-        .group_by("kind")
-        .agg(count(), col("twice").sum(), col("twice").mean())
-    )
-    frame = released(query).frame.set_index("kind")
+    frame = released(table, "derived columns").frame.set_index("kind")
     kept = pooled[(pooled["whole"] >= 0).fillna(False).astype(bool) | pooled["smokes"]]
     positive = (kept["whole"] > 0).fillna(False).astype(bool)
     for kind, cell in (("+", kept[positive]), ("other", kept[~positive])):
@@ -183,7 +198,7 @@ def test_filters_derived_columns_and_totals(open_table, frames):
         assert frame.loc[kind, "count"] == len(cell)
         assert same(frame.loc[kind, "twice_sum"], twice.sum())
         assert same(frame.loc[kind, "twice_mean"], twice.mean())
-    [total] = released(table.agg(count())).frame["count"]
+    [total] = released(table, "total").frame["count"]
     assert total == len(pooled)
 
 
@@ -191,10 +206,9 @@ def test_filters_derived_columns_and_totals(open_table, frames):
 @given(frames=tables())
 def test_histogram_counts_every_row_in_its_band(open_table, frames):
     table, pooled = open_table(frames)
-    breaks = [-500, 0, 1, 250]
-    frame = released(table.histogram("whole", breaks)).frame
+    frame = released(table, "histogram").frame
     values = pooled["whole"].dropna().astype(float)
-    expected = np.histogram(values, [-math.inf, *breaks, math.inf])[0].tolist()
+    expected = np.histogram(values, [-math.inf, *BREAKS, math.inf])[0].tolist()
     assert frame["count"].tolist()[: len(expected)] == expected
     assert frame["count"].sum() == len(pooled)  # the last band is that of nulls
 
@@ -203,8 +217,7 @@ def test_histogram_counts_every_row_in_its_band(open_table, frames):
 @given(frames=tables())
 def test_quantiles_lie_within_the_declared_resolution(open_table, frames):
     table, pooled = open_table(frames)
-    chosen = [col(name).quantile(q).alias(f"{name}|{q}") for name in NUMBERS for q in QUANTILES]
-    release = released(table.group_by("smokes").agg(*chosen))
+    release = released(table, "quantiles")
     for (_, row), (_, interval) in zip(release.frame.iterrows(), release.intervals.iterrows(), strict=True):
         cell = cell_of(pooled, row, ["smokes"])
         for name in NUMBERS:
@@ -229,20 +242,19 @@ def test_quantiles_lie_within_the_declared_resolution(open_table, frames):
 def test_covariance_and_correlation_use_pairs_without_nulls(open_table, frames):
     table, pooled = open_table(frames)
     values = pooled[list(NUMBERS)].astype(float)
-    covariances = released(table.cov(NUMBERS)).frame
+    covariances = released(table, "covariances").frame
     with np.errstate(all="ignore"):
         expected = values.cov()
     for a in NUMBERS:
         for b in NUMBERS:
             tolerance = _pair_resolution(a, b)
             assert same(covariances.loc[a, b], expected.loc[a, b], tolerance), (a, b)
-    pair = ["whole", "real"]
-    correlations = released(table.corr(pair)).frame
-    both = values[pair].dropna()
+    correlations = released(table, "correlations").frame
+    both = values[list(PAIR)].dropna()
     varies = len(both) > 1 and (both.nunique() > 1).all()
     r = both["whole"].corr(both["real"]) if varies else math.nan
     assert same(correlations.loc["whole", "real"], r, 1e-9)
-    [row] = released(table.agg(cov("whole", "real"), corr("whole", "real"))).frame.to_dict("records")
+    [row] = released(table, "of a pair").frame.to_dict("records")
     assert same(row["whole_real_cov"], covariances.loc["whole", "real"])
     assert same(row["whole_real_corr"], correlations.loc["whole", "real"])
 
@@ -256,7 +268,7 @@ def _pair_resolution(a, b):
 @given(frames=tables())
 def test_chi_squared_is_scipys(open_table, frames):
     table, pooled = open_table(frames)
-    release = released(table.crosstab("region", "smokes"))
+    release = released(table, "chi-squared")
     seen = pd.crosstab(pooled["region"].astype(object).fillna("none"), pooled["smokes"])
     domain = [*REGIONS, "none"]
     expected = seen.reindex(index=domain, columns=[False, True], fill_value=0)
@@ -275,7 +287,7 @@ def test_chi_squared_is_scipys(open_table, frames):
 @given(frames=tables())
 def test_welch_is_scipys(open_table, frames):
     table, pooled = open_table(frames)
-    test = released(table.ttest("whole", "smokes")).test
+    test = released(table, "Welch").test
     groups = _groups(pooled, "whole", "smokes", [False, True])
     if min(map(len, groups)) < 2 or all(np.ptp(group) == 0 for group in groups):
         assert test.statistic is None
@@ -284,7 +296,7 @@ def test_welch_is_scipys(open_table, frames):
     assert same(test.statistic, scipy.statistic, 1e-9)
     assert same(test.degrees_of_freedom[0], scipy.df)
     assert same(test.p_value, scipy.pvalue)
-    picked = released(table.ttest("whole", "region", groups=["north", "east"])).test
+    picked = released(table, "Welch of two groups").test
     groups = _groups(pooled, "whole", "region", ["north", "east"])
     if min(map(len, groups)) >= 2 and any(np.ptp(group) > 0 for group in groups):
         assert same(abs(picked.statistic), abs(stats.ttest_ind(*groups, equal_var=False).statistic), 1e-9)
@@ -294,7 +306,7 @@ def test_welch_is_scipys(open_table, frames):
 @given(frames=tables())
 def test_anova_is_scipys(open_table, frames):
     table, pooled = open_table(frames)
-    test = released(table.anova("whole", "region")).test
+    test = released(table, "analysis of variance").test
     groups = [g for g in _groups(pooled, "whole", "region", [*REGIONS, None]) if len(g)]
     total = sum(map(len, groups))
     if len(groups) < 2 or total <= len(groups) or all(np.ptp(group) == 0 for group in groups):
@@ -308,3 +320,40 @@ def test_anova_is_scipys(open_table, frames):
 
 def _groups(pooled, value, by, values):
     return [cell_of(pooled, {by: chosen}, [by])[value].dropna().astype(float).to_numpy() for chosen in values]
+
+
+def some_rows(seed, size=12):
+    """Rows with nulls, in every cell of `region` and `smokes`."""
+    generator = np.random.default_rng(seed)
+    whole, huge = generator.integers(-1000, 1000, size), generator.integers(-(2**52), 2**52, size)
+    gaps = generator.random((4, size)) < 0.1
+    return pd.DataFrame(
+        {
+            "region": np.resize(np.array([*REGIONS, None], dtype=object), size),
+            "smokes": np.arange(size) // 4 % 2 == 0,
+            "size": generator.integers(1, 3, size),
+            "whole": pd.array(np.where(gaps[0], None, whole), "Int64"),
+            "real": np.where(gaps[1], np.nan, generator.integers(-(2**25), 2**25, size) / 32),
+            "huge": pd.array(np.where(gaps[2], None, huge), "Int64"),
+            "fine": np.where(gaps[3], np.nan, generator.uniform(-100.0, 1e5, size)),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def on_both(open_in_process, open_over_tls):
+    """For each setting, the table of the same departments in process and over TLS."""
+    frames = [some_rows(seed) for seed in range(4)]
+    here, away = opening(open_in_process), opening(open_over_tls)
+    return [(here(frames)[0], away(frames)[0]) for _setting in range(2)]
+
+
+@pytest.mark.parametrize("statistic", ASKED)
+def test_over_tls_each_is_what_it_is_in_process(on_both, statistic):
+    for here, away in on_both:
+        wanted, found = released(here, statistic), released(away, statistic)
+        pd.testing.assert_frame_equal(found.frame, wanted.frame, check_exact=True)
+        pd.testing.assert_frame_equal(found.intervals, wanted.intervals, check_exact=True)
+        assert found.test == wanted.test
+        assert found.departments == wanted.departments == ("ash", "birch", "cedar", "date")
+        assert len(wanted.frame) > 0

@@ -18,7 +18,7 @@ from federated.session import City
 from sandbox import col, count, entries, features
 from sandbox import query as q
 from sandbox import training as t
-from sandbox.catalog import Overrides
+from sandbox.catalog import Budget, Overrides
 from sandbox.design_matrix import Rows
 from sandbox.errors import (
     BudgetExceeded,
@@ -36,6 +36,11 @@ PRIVATE = {
     "optimiser": t.Sgd(2.0),
     "privacy": t.RecordLevel("joint", clip=1, noise_multiplier=1, lot=120),
 }
+OF_FIVE = {
+    **PRIVATE,
+    "rounds": 5,
+    "epsilon": 1.5,
+}  # most tests ask for these: how much noise that takes is found once
 
 
 @pytest.fixture(scope="module")
@@ -118,22 +123,22 @@ def test_an_exact_training_is_gradient_descent_on_the_pooled_rows(opened):
 
 
 def test_a_private_training_is_charged_once_beside_queries_and_fits(opened):
-    federation, everyone = opened("general-4")
+    federation, everyone = opened("general-4", budget=Budget(2.0, 1e-6))
     table = federation.city.table("t")
     table.group_by("smokes").agg(count()).release(purpose=PURPOSE, epsilon=1.0)
     before = federation.spent()
-    trained = train(federation, epsilon=2.0, **{**PRIVATE, "rounds": 6})
-    assert trained.privacy.epsilon == 2.0
+    trained = train(federation, **OF_FIVE)
+    assert trained.privacy.epsilon == 1.5
     assert trained.verify(federation.city.roster).ok
     for name in everyone.names:
-        assert 2.0 < federation.spent()[name] < 3.0  # together less than the sum, and more than either
-        assert before[name] < 2.0
+        assert 1.5 < federation.spent()[name] < 2.0  # together less than the sum of 2.5, and more than either
+        assert before[name] < 1.5
         kinds = [type(entry) for entry in federation.gates[name].state.log.entries()]
         once = [entries.Request, entries.Decision, entries.Charge, entries.Release]
         assert [kind for kind in kinds if kind in once] == once * 2
         assert len(charges(federation, name)) == 2
     with pytest.raises(BudgetExceeded):
-        train(federation, epsilon=40.0, **PRIVATE)
+        train(federation, **OF_FIVE)
 
 
 def test_more_rounds_cost_more_and_none_is_had_for_the_price_of_less(here):
@@ -156,8 +161,7 @@ def test_more_rounds_cost_more_and_none_is_had_for_the_price_of_less(here):
 def test_a_node_that_restarts_goes_on_is_not_charged_again_and_gives_no_round_away(opened, privacy):
     federation, everyone = opened("general-4" if privacy == "private" else "general-1")
     after(federation, {2: lambda: federation.restart("birch")})
-    options = {"epsilon": 1.5, **PRIVATE} if privacy == "private" else {}
-    trained = train(federation, **{**options, "rounds": 5})
+    trained = train(federation, **(OF_FIVE if privacy == "private" else {"rounds": 5}))
     assert [point.departments for point in trained.history.points] == [4] * 5
     assert trained.missing == ()
     assert trained.departments == everyone.names
@@ -209,7 +213,7 @@ def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path):
 def test_a_round_that_was_answered_is_answered_by_no_restarted_node_in_any_session(here):
     """The same rounds anew, over sessions that the restarted nodes have agreed on: each is refused, so nothing can be summed."""
     federation, everyone = here("general-4")
-    train(federation, **{"epsilon": 1.0, **PRIVATE, "rounds": 3})
+    train(federation, **OF_FIVE)
     old = [messages.decode(body, messages.Step) for body in steps(federation)]
     for name in everyone.names:
         federation.restart(name)
@@ -231,7 +235,7 @@ def test_a_round_that_was_answered_is_answered_by_no_restarted_node_in_any_sessi
 
     call, federation.wire.call = federation.wire.call, repeated
     with pytest.raises(TooFewDepartments, match="round 1 of this training was answered"):
-        train(federation, **{"epsilon": 1.0, **PRIVATE, "rounds": 3})
+        train(federation, **OF_FIVE)
     assert [reply.error for reply in replies] == ["ScheduleError"] * 4
     federation.wire.call = call
     assert federation.spent() == before
@@ -241,8 +245,7 @@ def test_a_round_that_was_answered_is_answered_by_no_restarted_node_in_any_sessi
 def test_a_department_that_vanishes_in_a_round_is_back_in_a_later_one(here, privacy):
     federation, everyone = here("general-4" if privacy == "private" else "general-1")
     after(federation, {1: lambda: federation.wire.lose("train", "birch"), 2: federation.wire._lost.clear})
-    options = {"epsilon": 1.5, **PRIVATE} if privacy == "private" else {}
-    trained = train(federation, **{**options, "rounds": 5})
+    trained = train(federation, **(OF_FIVE if privacy == "private" else {"rounds": 5}))
     assert [point.departments for point in trained.history.points] == [4, 3, 4, 4, 4]
     assert trained.departments == everyone.names
     assert trained.verify(federation.city.roster).ok

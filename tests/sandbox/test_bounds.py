@@ -13,7 +13,7 @@ from sandbox import query as q
 from sandbox.catalog import MAX_INTEGER, Column, Schema
 from sandbox.errors import QueryError
 
-MANY = settings(max_examples=700, deadline=None, derandomize=True, database=None)
+MANY = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 age, code, wealth = col("age"), col("code"), col("wealth")
 
 

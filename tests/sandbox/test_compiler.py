@@ -127,7 +127,7 @@ def test_a_negative_literal_begins_no_comment():
 # --- quoting ---
 
 
-@settings(MANY, max_examples=150)
+@settings(MANY, max_examples=80)
 @given(data=st.data())
 def test_what_is_rendered_reads_back_as_the_same_tree(data, drawn, schema):
     """A name or text that was pasted, or a bracket that is missing, would read back as something else."""
@@ -250,7 +250,7 @@ def questions():
     return listed
 
 
-@settings(MANY, max_examples=150)
+@settings(MANY, max_examples=80)
 @given(
     victim=st.lists(WILD, max_size=6),
     others=st.lists(st.tuples(st.sampled_from([None, "v2", "v3"]), WILD), max_size=6),

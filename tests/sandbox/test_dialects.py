@@ -174,7 +174,7 @@ TINY = st.builds(
 )
 
 
-@settings(MANY, max_examples=200)
+@settings(MANY, max_examples=100)
 @given(a=st.one_of(TINY, st.just(0.0)), b=TINY)
 @example(a=5e-324, b=0.5)
 @example(a=-5e-324, b=5e-324)
@@ -191,7 +191,7 @@ def test_a_product_that_vanishes_is_zero(database, a, b):
         assert database.values(scaled, a=a) == a * power
 
 
-@settings(MANY, max_examples=200)
+@settings(MANY, max_examples=100)
 @given(a=st.one_of(TINY, st.just(0.0)), b=st.builds(math.ldexp, st.floats(1, 2), st.integers(-3, 1000)))
 @example(a=5e-324, b=2.0)
 @example(a=5e-324, b=1.9999999999999998)
@@ -294,7 +294,7 @@ def cells(rows, keys):
     return found
 
 
-@settings(MANY, max_examples=40)
+@settings(MANY, max_examples=20)
 @given(
     victim=st.lists(WILD, max_size=6),
     others=st.lists(st.tuples(st.sampled_from([None, "v2", "v3"]), WILD), max_size=6),

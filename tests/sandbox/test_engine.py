@@ -25,7 +25,7 @@ from sandbox.errors import CatalogError, QueryError
 from sandbox.expressions import Expression
 from sandbox.table import JointTable
 
-MANY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+MANY = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 T = JointTable(None, "t")
 KINDS = {"age": "int64", "visits": "Int64", "code": "Int64", "insured": "boolean", "weight": "float64"}
 KEYS = [(), ("sex",), ("region", "insured"), ("visits",), ("band", "sex")]
@@ -124,7 +124,7 @@ def histogram(leaves, rows, evaluate):
     return counts
 
 
-@settings(MANY, max_examples=15)
+@settings(MANY, max_examples=8)
 @given(data=st.data())
 def test_means_and_variances_are_those_of_pandas(data, opens, drawn, survey, schema):
     """To 1e-12 of the declared range (of its square), since a sum of differences from the centre has no larger error."""
@@ -200,7 +200,7 @@ def test_quantiles_alone_need_no_other_sum(opens):
         assert counts.sum(axis=0).tolist() == [1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1]
 
 
-@settings(MANY, max_examples=10)
+@settings(MANY, max_examples=5)
 @given(data=st.data())
 def test_a_unit_moves_no_sum_beyond_its_rows_times_the_bound(data, opens, drawn, survey, schema):
     rows = people(data.draw(st.lists(drawn.rows, min_size=1, max_size=8)))

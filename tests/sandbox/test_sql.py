@@ -18,7 +18,7 @@ from sandbox.errors import QueryError, SQLError
 from sandbox.sql import MAX_LENGTH, parse
 from sandbox.table import JointTable
 
-MANY = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+MANY = settings(max_examples=250, deadline=None, derandomize=True, database=None)
 T = JointTable(None, "t")
 AGE, BAND = col("age"), when(col("age") < 18).then("child").when(col("age") < 65).then("adult")
 HOSTILE = (
