@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import signal
+import sys
 import time
 from typing import Annotated
 
@@ -92,4 +94,6 @@ def _show(entry: Entry) -> None:
 
 
 if __name__ == "__main__":
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))  # what was started is ended first
     app()

@@ -8,6 +8,7 @@ from benchmarks.records import OURS, Entry, Results
 from benchmarks.tables import amount, digits, seconds
 
 LIMITS = "limits"
+COLD = "no warm-up"
 
 
 class Floor(NamedTuple):

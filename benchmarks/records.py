@@ -37,7 +37,7 @@ class Run(msgspec.Struct, frozen=True, tag_field="kind", tag="run"):
     commit: str
     changed: bool  # files differed from the commit
     python: str
-    versions: dict[str, str]
+    versions: dict[str, str]  # of all that our environment holds
     environment: dict[str, str] = {}  # variables that set numbers of threads
     schema: int = SCHEMA
 
@@ -53,8 +53,11 @@ class Entry(msgspec.Struct, frozen=True, tag_field="kind", tag="entry"):
     reason: str = ""  # of a failure or a skip
     parameters: dict[str, Value] = {}
     seconds: tuple[float, ...] = ()  # wall clock of each call
+    warm: bool = True  # a call that is not among `seconds` came before
     cpu_seconds: float | None = None  # of all threads, mean of the calls
-    peak_bytes: int | None = None  # resident memory at most, above what was resident before the first call
+    peak_bytes: int | None = (
+        None  # resident memory at most until the last of these calls, above what was resident before the first
+    )
     work: float = 1.0  # what one call does, in `unit`
     unit: str = "call"
     parts: dict[str, float] = {}  # seconds of one call by phase or party
@@ -66,7 +69,7 @@ class Entry(msgspec.Struct, frozen=True, tag_field="kind", tag="entry"):
     demands: dict[str, float] = {}  # of each limit, how much this task cannot do without
     profile: dict[str, float] = {}  # shares of time by function, of a further call
     conditions: str = ""  # what differs from the other systems: security, trust, accuracy, what is left out
-    versions: dict[str, str] = {}  # of a peer's own environment
+    versions: dict[str, str] = {}  # of all that a peer's own environment holds
 
     @property
     def median(self) -> float:
