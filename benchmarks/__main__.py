@@ -62,7 +62,10 @@ def compare(
     ] = 1.1,
 ) -> None:
     """The ratios of two runs, with 95 % intervals. The exit status is 1 if something regressed."""
-    found = comparing.compare(_read(before), _read(after), threshold)
+    try:
+        found = comparing.compare(_read(before), _read(after), threshold)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     typer.echo(comparing.text(found))
     raise typer.Exit(1 if found.regressions else 0)
 

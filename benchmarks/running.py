@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from benchmarks import environments, machine, records
-from benchmarks.records import OURS, Entry, Mode
+from benchmarks.records import OURS, WHOLE, Entry, Mode
 from federated import memory
 
 FOLDER = pathlib.Path(__file__).parent
@@ -126,7 +126,7 @@ def _measure(
     for entry in entries:
         show(entry)
     if trouble := _untold(status, said, entries, {file.name for file in files}, LONGEST[mode]):
-        entries.append(_fail(path, suite, system, "the run", trouble, show))
+        entries.append(_fail(path, suite, system, WHOLE, trouble, show))
     return entries
 
 
