@@ -23,6 +23,12 @@ def per_unit(entry: Entry) -> float:
     return entry.median / entry.work
 
 
+def over(entry: Entry, other: Entry) -> float:
+    """Its time over the other's: for a unit of work, or, where they count work in different units, for a call of the same task."""
+    alike = entry.unit == other.unit
+    return per_unit(entry) / per_unit(other) if alike else entry.median / other.median
+
+
 def ours_beside(results: Results, peer: Entry) -> Entry | None:
     """Our entry for the same task: at the same parameters where there is one, else, where work has a unit, the one with the most work."""
     if peer.system == OURS:

@@ -8,7 +8,7 @@ import re
 import msgspec
 import pytest
 
-from benchmarks import comparing, derived, records, report, targets
+from benchmarks import comparing, derived, readme, records, report, targets
 from benchmarks.records import OURS, Entry, Machine, Results, Run
 
 RUN = Run("2026-01-01T00:00:00Z", "quick", Machine("cpu", 2, 2**34, "6"), "0" * 40, False, "3.11", {})
@@ -158,6 +158,33 @@ def test_a_report_is_one_page_made_from_the_results_alone(tmp_path: pathlib.Path
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     for plot in re.findall(r"!\[\]\((.+?)\)", text):
         assert (tmp_path / "report" / plot).exists()
+
+
+def test_readme_shows_what_was_measured_and_says_what_differs_alone() -> None:
+    size = {"cells": 10}
+    ours = entry("sum", 1.0, parameters=size, warm=False, work=10, unit="values")
+    said = entry("sum", 2.0, "told", parameters=size, conditions="fewer bits", warm=False)
+    silent = entry("sum", 2.0, "silent", parameters=size)
+    failed = Entry("secagg", "sum", "failed", "failed", 0.1, "no", parameters=size, conditions="fewer bits")
+    nothing = msgspec.structs.replace(said, system="nothing", seconds=())
+    [*_, row] = readme.performance(results(ours, said, silent, failed, nothing)).splitlines()
+    assert row == "| sum (cells 10) | 1 s | told | 2 s | 2 × | fewer bits |"
+    warmed = msgspec.structs.replace(ours, warm=True)
+    assert readme.performance(results(warmed, said)).endswith("| fewer bits; no warm-up |")
+
+
+def test_what_was_not_observed_is_a_dash_in_reports(tmp_path: pathlib.Path) -> None:
+    nothing = msgspec.structs.replace(entry("sum", 1.0, "nothing"), seconds=())
+    made = results(entry("sum", 1.0, warm=False), nothing)
+    report.write(made, tmp_path)
+    [row] = [line for line in (tmp_path / "report.md").read_text().splitlines() if "| sum |" in line]
+    assert [cell.strip() for cell in row.split("|")][7:14] == ["-"] * 5 + ["", "no warm-up"]
+
+
+def test_a_promise_without_its_figure_is_not_measured() -> None:
+    size = {"cells": 1_000_000, "parties": 5}
+    found = targets.outcomes(results(entry("sum", 0.1, parameters=size)))
+    assert [o.met for o in found if o.target.suite == "secagg"] == [True, None]
 
 
 def test_targets_say_what_is_met_and_what_is_missed() -> None:
