@@ -246,14 +246,6 @@ def test_a_peer_is_pinned_and_has_a_job(peer: environments.Peer) -> None:
     assert not re.search(r"^(from|import) (mpc|sandbox|federated)\b", peer.job.read_text(), re.MULTILINE)
 
 
-def test_the_suites_are_files_and_the_limits_run(tmp_path: pathlib.Path) -> None:
-    for suite in running.SUITES.values():
-        assert all((running.FOLDER / "suites" / f"{file}.py").exists() for file in suite.files)
-    status, found = ran(tmp_path / "results.jsonl", "--quick", "limits")
-    assert status == 0
-    assert {"AES-256-CTR", "memory copy", "X25519", "loopback round trip"} <= found.keys()
-
-
 def test_unknown_suites_and_contradictions_are_refused(tmp_path: pathlib.Path) -> None:
     for arguments in (
         ["run", "no-such"],
