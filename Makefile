@@ -25,8 +25,7 @@ lab: .venv/dev.ready
 	$(BIN)/jupyter lab notebooks
 
 bench: .venv/dev.ready
-	$(BIN)/python -m benchmarks run --quick --peers
-	$(BIN)/python -m benchmarks report
+	$(BIN)/python -m benchmarks run --quick --peers; status=$$?; $(BIN)/python -m benchmarks report && exit $$status
 
 .venv/pip.ready:
 	$(PYTHON) -m venv .venv

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import signal
+import sys
 import time
 from typing import Annotated
 
@@ -60,7 +62,10 @@ def compare(
     ] = 1.1,
 ) -> None:
     """The ratios of two runs, with 95 % intervals. The exit status is 1 if something regressed."""
-    found = comparing.compare(_read(before), _read(after), threshold)
+    try:
+        found = comparing.compare(_read(before), _read(after), threshold)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     typer.echo(comparing.text(found))
     raise typer.Exit(1 if found.regressions else 0)
 
@@ -92,4 +97,6 @@ def _show(entry: Entry) -> None:
 
 
 if __name__ == "__main__":
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))  # what was started is ended first
     app()

@@ -8,6 +8,7 @@ from benchmarks.records import OURS, Entry, Results
 from benchmarks.tables import amount, digits, seconds
 
 LIMITS = "limits"
+COLD = "no warm-up"
 
 
 class Floor(NamedTuple):
@@ -20,6 +21,12 @@ class Floor(NamedTuple):
 def per_unit(entry: Entry) -> float:
     """Seconds for one unit of work."""
     return entry.median / entry.work
+
+
+def over(entry: Entry, other: Entry) -> float:
+    """Its time over the other's: for a unit of work, or, where they count work in different units, for a call of the same task."""
+    alike = entry.unit == other.unit
+    return per_unit(entry) / per_unit(other) if alike else entry.median / other.median
 
 
 def ours_beside(results: Results, peer: Entry) -> Entry | None:

@@ -37,7 +37,6 @@ class Peer(NamedTuple):
     system: str
     python: str
     suites: tuple[str, ...]
-    packages: tuple[str, ...]  # the pinned ones, without versions
 
     @property
     def pins(self) -> pathlib.Path:
@@ -56,8 +55,7 @@ def peers() -> tuple[Peer, ...]:
 def _read(path: pathlib.Path) -> Peer:
     text = path.read_text()
     said = dict(re.findall(r"^# (system|python|suites): (.+)$", text, re.MULTILINE))
-    packages = tuple(re.findall(r"^([A-Za-z][\w.-]*)==", text, re.MULTILINE))
-    return Peer(path.stem, said["system"], said["python"], tuple(said["suites"].split(", ")), packages)
+    return Peer(path.stem, said["system"], said["python"], tuple(said["suites"].split(", ")))
 
 
 def python_of(peer: Peer) -> pathlib.Path:

@@ -1,6 +1,6 @@
 """The pytest plugin that every suite and every peer runs under, so that ours and theirs are measured alike.
 
-pytest-benchmark times the calls (`pedantic`: one warm-up, then so many rounds). Around it, of the same calls: CPU time of all threads,
+pytest-benchmark times the calls (`pedantic`: one warm-up unless told otherwise, then so many rounds). Around it, of the same calls: CPU time of all threads,
 and resident memory at most (Linux's high-water mark, reset before). A benchmark is a function `bench_*` that asks for `measure`:
 
     @sweep(cells=Sizes(quick=(10**5,), default=(10**6,)))
@@ -16,6 +16,7 @@ pytest, pytest-benchmark and msgspec are all it needs.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import pathlib
@@ -75,6 +76,7 @@ class Measure:
         self.entry: dict[str, Any] = {}
         self._benchmark, self._profile = benchmark, profile
         self._cpu: list[float] = []
+        self._peak: int | None = None
 
     @property
     def quick(self) -> bool:
@@ -101,20 +103,24 @@ class Measure:
             self._cpu.append(-_cpu_seconds())
             return arguments, {}
 
+        calls = int(warm) + rounds
+
         def finish(*_arguments: Any) -> None:
             self._cpu[-1] += _cpu_seconds()
+            if len(self._cpu) == calls:  # the profiled call comes after it
+                self._peak = _peak()
 
         benchmark = self._benchmark
         benchmark.cprofile, benchmark.cprofile_loops = self._profile, 1
-        gc.collect()
+        _give_back_freed()
         before = _reset_peak()
         result = benchmark.pedantic(
             function, setup=prepare, teardown=finish, rounds=rounds, warmup_rounds=int(warm)
         )
-        peak = _peak()
-        cpu = self._cpu[int(warm) : int(warm) + rounds]
+        peak, cpu = self._peak, self._cpu[int(warm) : calls]
         self.entry |= {
             "seconds": tuple(benchmark.stats.stats.data),
+            "warm": warm,
             "cpu_seconds": sum(cpu) / len(cpu),
             "peak_bytes": None if peak is None or before is None else max(peak - before, 0),
         }
@@ -130,6 +136,13 @@ class Measure:
 def _cpu_seconds() -> float:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _give_back_freed() -> None:
+    """To the system, so that no call's memory hides in what an earlier task has left to this process (see `running`)."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _reset_peak() -> int | None:
@@ -167,7 +180,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--suite", default="", help="the suite that entries belong to")
     group.addoption("--system", default=records.OURS, help="whose entries these are")
     group.addoption("--mode", default="quick", choices=("quick", "default", "full"))
-    group.addoption("--packages", default="", help="whose versions entries name, separated by commas")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
@@ -209,9 +221,10 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
 
 def _append(config: pytest.Config, name: str, outcome: str, error: Any, told: dict[str, Any]) -> None:
     option = config.getoption
-    packages = tuple(filter(None, option("--packages").split(",")))
     fields = {"suite": option("--suite"), "system": option("--system"), **told}
-    fields |= {"task": fields.get("task") or name, "load": os.getloadavg()[0], "versions": versions(packages)}
+    fields |= {"task": fields.get("task") or name, "load": os.getloadavg()[0]}
+    if option("--system") != records.OURS:  # ours stand in the head of the run
+        fields["versions"] = versions()
     if outcome == "passed":
         fields["outcome"] = "measured" if told.get("seconds") else "failed"
         fields["reason"] = "" if told.get("seconds") else "the benchmark measured nothing"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from importlib import metadata
@@ -12,24 +14,6 @@ from importlib import metadata
 from benchmarks.records import Machine, Mode, Run
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGES = (
-    "cryptography",
-    "dp-accounting",
-    "duckdb",
-    "flwr",
-    "msgspec",
-    "numpy",
-    "opacus",
-    "pandas",
-    "pyroaring",
-    "pytest-benchmark",
-    "scikit-learn",
-    "scipy",
-    "sqlglot",
-    "tenseal",
-    "torch",
-    "xgboost-cpu",
-)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "MKL_NUM_THREADS")
 
 
@@ -49,21 +33,21 @@ def run(mode: Mode) -> Run:
         commit=_git("rev-parse", "HEAD"),
         changed=bool(_git("status", "--porcelain", "--untracked-files=no")),
         python=platform.python_version(),
-        versions=versions(PACKAGES),
+        versions=versions(),
         environment={"OMP_NUM_THREADS": "1"}
         | {name: os.environ[name] for name in THREADS if name in os.environ},
     )
 
 
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of every distribution that this interpreter finds, by normalised name (PEP 503)."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        told = distribution.metadata
+        if told["Name"]:  # a broken one has none; of two by the same name, the first is imported
+            found.setdefault(re.sub(r"[-_.]+", "-", told["Name"]).lower(), told["Version"])
+    return dict(sorted(found.items()))
 
 
 def _git(*arguments: str) -> str:

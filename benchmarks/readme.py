@@ -11,7 +11,7 @@ import pathlib
 import re
 
 from benchmarks import tables, targets
-from benchmarks.derived import ours_beside, per_unit, ratio_text
+from benchmarks.derived import COLD, ours_beside, per_unit, ratio_text
 from benchmarks.machine import ROOT
 from benchmarks.records import Results
 from benchmarks.report import run_line
@@ -53,13 +53,14 @@ def standing(document: str, name: str) -> str:
 
 
 def performance(results: Results) -> str:
-    """Each task that another system did, too: ours and theirs for the same work."""
+    """Each task that another system did, too: ours and theirs for the same work, where it is said what differs."""
     rows = []
     for peer in results.measured():
         ours = ours_beside(results, peer)
-        if ours is None or ours.task == "cold import":
+        if ours is None or ours.task == "cold import" or not peer.conditions:
             continue
-        per = f" a {peer.unit.removesuffix('s')}" if peer.work != ours.work else ""
+        apart = peer.unit == ours.unit and peer.work != ours.work
+        per = f" a {peer.unit.removesuffix('s')}" if apart else ""
         mine, theirs = (per_unit(e) if per else e.median for e in (ours, peer))
         name = f"{ours.task} ({tables.parameters(ours)})"
         rows.append(
@@ -69,7 +70,7 @@ def performance(results: Results) -> str:
                 peer.system,
                 tables.seconds(theirs) + per,
                 ratio_text(theirs / mine),
-                peer.conditions,
+                peer.conditions if peer.warm or not ours.warm else f"{peer.conditions}; {COLD}",
             ]
         )
     head = ("task", "ours", "beside", "its time", "its time over ours", "what differs there")

@@ -15,6 +15,7 @@ import msgspec
 
 SCHEMA = 1
 OURS = "Joint Sandbox"
+WHOLE = "the run"  # the task of a failure that is of no one task
 Mode = Literal["quick", "default", "full"]
 Value = Union[int, float, str]
 
@@ -37,7 +38,7 @@ class Run(msgspec.Struct, frozen=True, tag_field="kind", tag="run"):
     commit: str
     changed: bool  # files differed from the commit
     python: str
-    versions: dict[str, str]
+    versions: dict[str, str]  # of all that our environment holds
     environment: dict[str, str] = {}  # variables that set numbers of threads
     schema: int = SCHEMA
 
@@ -53,8 +54,11 @@ class Entry(msgspec.Struct, frozen=True, tag_field="kind", tag="entry"):
     reason: str = ""  # of a failure or a skip
     parameters: dict[str, Value] = {}
     seconds: tuple[float, ...] = ()  # wall clock of each call
+    warm: bool = True  # a call that is not among `seconds` came before
     cpu_seconds: float | None = None  # of all threads, mean of the calls
-    peak_bytes: int | None = None  # resident memory at most, above what was resident before the first call
+    peak_bytes: int | None = (
+        None  # resident memory at most until the last of these calls, above what was resident before the first
+    )
     work: float = 1.0  # what one call does, in `unit`
     unit: str = "call"
     parts: dict[str, float] = {}  # seconds of one call by phase or party
@@ -66,7 +70,7 @@ class Entry(msgspec.Struct, frozen=True, tag_field="kind", tag="entry"):
     demands: dict[str, float] = {}  # of each limit, how much this task cannot do without
     profile: dict[str, float] = {}  # shares of time by function, of a further call
     conditions: str = ""  # what differs from the other systems: security, trust, accuracy, what is left out
-    versions: dict[str, str] = {}  # of a peer's own environment
+    versions: dict[str, str] = {}  # of all that a peer's own environment holds
 
     @property
     def median(self) -> float:
@@ -88,13 +92,14 @@ class Entry(msgspec.Struct, frozen=True, tag_field="kind", tag="entry"):
 
 
 class Results(msgspec.Struct, frozen=True):
-    """One run and its entries."""
+    """One run and its entries; of several runs in a file, the last one's head."""
 
     run: Run
     entries: tuple[Entry, ...]
+    heads: int = 1  # runs in the file
 
     def measured(self) -> Iterator[Entry]:
-        return (entry for entry in self.entries if entry.outcome == "measured")
+        return (entry for entry in self.entries if entry.outcome == "measured" and entry.seconds)
 
 
 _decoder = msgspec.json.Decoder(Union[Run, Entry])
@@ -106,25 +111,39 @@ def line(record: Run | Entry) -> bytes:
 
 def read(path: str | pathlib.Path) -> Results:
     """The results in a file; of several runs in it, the entries of all under the last one's head. ValueError if it is none."""
-    run, entries = None, []
+    runs: list[tuple[Run, list[Entry]]] = []
     for number, text in enumerate(pathlib.Path(path).read_bytes().splitlines(), 1):
         try:
             record = _decoder.decode(text)
         except msgspec.MsgspecError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         if isinstance(record, Entry):
-            entries.append(record)
+            if not runs:
+                raise ValueError(f"{path}, line {number}: an entry before the head of its run")
+            runs[-1][1].append(record)
         elif record.schema != SCHEMA:
             raise ValueError(
                 f"{path}, line {number}: schema {record.schema}; this version reads schema {SCHEMA}"
             )
         else:
-            run = record
-    if run is None:
+            runs.append((record, []))
+    if not runs:
         raise ValueError(f"{path}: no run in it")
-    return Results(run, latest(entries))
+    return Results(runs[-1][0], latest(entries for _, entries in runs), heads=len(runs))
 
 
-def latest(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Of entries about the same, the last."""
-    return tuple({entry.key: entry for entry in entries}.values())
+def latest(runs: Iterable[Iterable[Entry]]) -> tuple[Entry, ...]:
+    """Of entries about the same, the last; and none that says how a system failed in a suite as a whole, if a later run measured both again.
+
+    Such a failure (of the run, of the installation, of a file, of what a task needs before it says its name) has no parameters.
+    """
+    found: dict[object, Entry] = {}
+    for entries in map(list, runs):
+        again = {(entry.suite, entry.system) for entry in entries}
+        found = {
+            key: entry
+            for key, entry in found.items()
+            if entry.outcome != "failed" or entry.parameters or (entry.suite, entry.system) not in again
+        }
+        found |= {entry.key: entry for entry in entries}
+    return tuple(found.values())

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from benchmarks import plots, tables, targets
-from benchmarks.derived import LIMITS, floor, ours_beside, per_unit, ratio_text, share
+from benchmarks.derived import COLD, LIMITS, floor, ours_beside, over, ratio_text, share
 from benchmarks.records import OURS, Entry, Results
 
 TITLE = "Benchmarks of Joint Sandbox"
@@ -74,7 +74,7 @@ def _parts(results: Results) -> Iterator[Part]:
 def _suite(results: Results, suite: str) -> Iterator[Part]:
     entries = [entry for entry in results.entries if entry.suite == suite]
     measured = sorted(
-        (e for e in entries if e.outcome == "measured"),
+        (e for e in results.measured() if e.suite == suite),
         key=lambda e: (_first(entries, e.task), e.system != OURS),
     )
     if suite == LIMITS:
@@ -114,18 +114,18 @@ def _row(results: Results, entry: Entry) -> list[str]:
         tables.parameters(entry),
         f"{tables.seconds(entry.median)} ±{entry.spread:.0%}",
         "" if entry.unit == "call" else tables.rate(entry),
-        "" if ours is None else ratio_text(per_unit(entry) / per_unit(ours)),
-        "" if entry.cpu_seconds is None else tables.seconds(entry.cpu_seconds),
-        "" if entry.peak_bytes is None else f"{tables.amount(entry.peak_bytes)}B",
-        f"{tables.amount(sent)}B" if sent else "",
-        "" if entry.rounds is None else str(entry.rounds),
-        ""
+        "" if ours is None else ratio_text(over(entry, ours)),
+        "-" if entry.cpu_seconds is None else tables.seconds(entry.cpu_seconds),
+        "-" if entry.peak_bytes is None else f"{tables.amount(entry.peak_bytes)}B",
+        f"{tables.amount(sent)}B" if sent else "-",
+        "-" if entry.rounds is None else str(entry.rounds),
+        "-"
         if entry.error is None
         else f"{tables.digits(entry.error)} ({entry.error_is})"
         if entry.error
         else entry.error_is,
         "" if least is None else f"{least:.1%}",
-        "; ".join(filter(None, [entry.conditions, *figures])),
+        "; ".join(filter(None, [entry.conditions, "" if entry.warm else COLD, *figures])),
     ]
 
 

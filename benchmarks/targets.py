@@ -117,7 +117,8 @@ def _value(target: Target, entry: Entry, peer: Entry | None) -> float | None:
         case "faster":
             return per_unit(peer) / per_unit(entry)
         case _:
-            return peer.figures[target.figure] / entry.figures[target.figure]
+            theirs, ours = peer.figures.get(target.figure), entry.figures.get(target.figure)
+            return theirs / ours if theirs is not None and ours else None
 
 
 def shown(target: Target, value: float | None) -> str:

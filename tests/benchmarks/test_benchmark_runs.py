@@ -5,12 +5,15 @@ from __future__ import annotations
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as cli
-from benchmarks import environments, records, running
+from benchmarks import environments, machine, records, running
 from benchmarks.running import Suite
 
 WELL = """
@@ -37,6 +40,54 @@ def bench_absent(measure):
 def bench_idle(measure):
     measure.task("idle")
 """
+MEMORY = """
+import numpy as np
+
+def bench_before(measure):
+    measure.task("before")
+    measure(lambda: [np.ones(2**20) for _ in range(8)], rounds=1)  # 64 MiB, freed, and kept for the next
+
+def bench_large(measure):
+    measure.task("large")
+    calls = []
+
+    def call():
+        calls.append(None)
+        [np.ones(2**20) for _ in range(8 if len(calls) < 3 else 32)]  # 64 MiB; the profiled call, 256
+
+    measure(call, rounds=2, warm=False)
+
+def bench_elsewhere(measure):
+    measure.task("elsewhere")
+    measure(lambda: None, rounds=1)
+    measure.note(peak_bytes=None, cpu_seconds=None)
+"""
+SLOW = """
+import pathlib, subprocess, time
+import pytest
+
+@pytest.fixture
+def helper():
+    helper = subprocess.Popen(["sleep", "600"])
+    pathlib.Path({pids!r}).write_text(str(helper.pid))
+    yield
+    pathlib.Path({pids!r} + "-down").touch()
+
+def bench_wrong(measure):
+    measure.task("wrong")
+    raise AssertionError("before the time is over")
+
+def bench_zzz(measure, helper):
+    time.sleep(600)
+"""
+LEAVING = """
+import pathlib, subprocess
+
+def bench_leaving(measure):
+    measure.task("leaving")
+    left = measure(lambda: subprocess.Popen(["sleep", "600"]), rounds=1, warm=False)
+    pathlib.Path({pids!r}).write_text(str(left.pid))
+"""
 
 
 @pytest.fixture
@@ -49,9 +100,15 @@ def suites(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         "broken": BROKEN,
         "crashing": "import os\nos._exit(3)\n",
         "unreadable": "import nothing_like_it\n",
+        "failing-then-crashing": "import os\n" + BROKEN + "\ndef bench_zero(measure):\n    os._exit(3)\n",
+        "memory": MEMORY,
+        "slow": SLOW,
+        "leaving": LEAVING,
     }
     for name, text in files.items():
-        (tmp_path / "suites" / f"{name}.py").write_text(text)
+        (tmp_path / "suites" / f"{name}.py").write_text(
+            text.replace("{pids!r}", repr(str(tmp_path / "pids")))
+        )
     made = {name: Suite("", (name,)) for name in files}
     monkeypatch.setattr(running, "FOLDER", tmp_path)
     monkeypatch.setattr(running, "SUITES", made)
@@ -91,10 +148,85 @@ def test_what_fails_or_is_skipped_is_an_entry_and_failing_an_exit_status(
     assert "nothing_like_it" in found["unreadable.py"].reason
 
 
+def test_a_crash_is_told_also_after_a_failure(suites: dict[str, Suite], tmp_path: pathlib.Path) -> None:
+    status, found = ran(tmp_path / "results.jsonl", "--quick", "failing-then-crashing")
+    assert status == 1
+    assert found["wrong"].outcome == found["the run"].outcome == "failed"
+    assert "status 3" in found["the run"].reason
+
+
+def test_a_suite_that_takes_too_long_ends_with_all_that_it_started(
+    suites: dict[str, Suite], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(running.LONGEST, "quick", 4.0)
+    entries = {entry.task: entry for entry in running.measure("slow", tmp_path / "results.jsonl", "quick")}
+    assert entries["wrong"].outcome == "failed"
+    assert entries["the run"].reason == "not done within 4 s"
+    assert (tmp_path / "pids-down").exists()
+    assert ended(int((tmp_path / "pids").read_text()))
+
+
+def test_what_a_suite_leaves_running_is_ended(suites: dict[str, Suite], tmp_path: pathlib.Path) -> None:
+    [entry] = running.measure("leaving", tmp_path / "results.jsonl", "quick")
+    assert (entry.outcome, entry.warm) == ("measured", False)
+    assert ended(int((tmp_path / "pids").read_text()))
+
+
+def ended(process: int) -> bool:
+    """Within a second; one that nobody has waited for counts as ended."""
+    for _ in range(100):
+        try:
+            if ") Z " in pathlib.Path(f"/proc/{process}/stat").read_text():
+                return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak alone")
+def test_memory_is_that_of_the_timed_calls_alone(suites: dict[str, Suite], tmp_path: pathlib.Path) -> None:
+    """Neither what the task before has freed hides any, nor does the profiled call add to it."""
+    _, found = ran(tmp_path / "results.jsonl", "memory")
+    assert found["large"].profile
+    assert found["large"].peak_bytes == pytest.approx(64 << 20, rel=0.05)
+    assert (found["before"].warm, found["large"].warm) == (True, False)
+    assert found["elsewhere"].peak_bytes is None
+
+
+def test_a_peers_entries_say_all_that_its_environment_holds(
+    suites: dict[str, Suite], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = environments.Peer("peer", "Somebody", "3.11", ("limits",))
+    monkeypatch.setattr(environments, "peers", lambda: (peer,))
+    monkeypatch.setattr(environments, "PEERS", tmp_path)
+    monkeypatch.setattr(environments, "python_of", lambda peer: sys.executable)
+    (tmp_path / "peer.py").write_text(WELL)
+    path = tmp_path / "results.jsonl"
+    ran(path, "--quick", "--peers", "limits")
+    read = records.read(path)
+    ours, theirs = sorted(read.entries, key=lambda entry: entry.system != records.OURS)
+    assert (ours.versions, theirs.system) == ({}, "Somebody")
+    assert theirs.versions == read.run.versions == machine.versions()
+    assert {"msgspec", "numpy", "pytest-benchmark", "pluggy"} <= theirs.versions.keys()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("status", [0, 1])
+def test_make_bench_reports_also_when_a_task_failed(tmp_path: pathlib.Path, status: int) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho $3 >> {tmp_path}/called\ntest $3 = report || exit {status}\n")
+    python.chmod(0o755)
+    command = ["make", "-C", str(machine.ROOT), "bench", f"BIN={tmp_path}", "-o", ".venv/dev.ready"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (tmp_path / "called").read_text().split() == ["run", "report"]
+    assert bool(done.returncode) == bool(status)
+
+
 def test_a_peer_that_cannot_be_installed_is_an_entry_and_no_failure(
     suites: dict[str, Suite], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peer = environments.Peer("none", "Nobody", "9.9", ("limits",), ())
+    peer = environments.Peer("none", "Nobody", "9.9", ("limits",))
     monkeypatch.setattr(environments, "peers", lambda: (peer,))
     monkeypatch.setattr(environments, "PEERS", tmp_path)
     monkeypatch.setattr(environments, "PLACE", tmp_path / "environments")
@@ -112,14 +244,6 @@ def test_a_peer_is_pinned_and_has_a_job(peer: environments.Peer) -> None:
     assert peer.job.exists()
     assert set(peer.suites) <= set(running.SUITES)
     assert not re.search(r"^(from|import) (mpc|sandbox|federated)\b", peer.job.read_text(), re.MULTILINE)
-
-
-def test_the_suites_are_files_and_the_limits_run(tmp_path: pathlib.Path) -> None:
-    for suite in running.SUITES.values():
-        assert all((running.FOLDER / "suites" / f"{file}.py").exists() for file in suite.files)
-    status, found = ran(tmp_path / "results.jsonl", "--quick", "limits")
-    assert status == 0
-    assert {"AES-256-CTR", "memory copy", "X25519", "loopback round trip"} <= found.keys()
 
 
 def test_unknown_suites_and_contradictions_are_refused(tmp_path: pathlib.Path) -> None:
