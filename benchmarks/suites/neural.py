@@ -98,7 +98,8 @@ def bench_clipped_sum(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, name: str, layers: Any, ghost: bool, lot: int
 ) -> None:
     system = "" if ghost else "ours, records' gradients formed"
-    measure.task(f"clipped sum of a lot, {name}", system, rows=lot, threads=1)
+    said = "norms from inputs and gradients of outputs" if ghost else "the same sum by other means"
+    measure.task(f"clipped sum of a lot, {name}", system, said, rows=lot, threads=1)
     data = _data(lot)
     network = clipping.Network(_training(layers, 10 * lot), spec.unpack(layers, spec.initial(layers, 0)))
     if not ghost:
