@@ -197,7 +197,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def measure(request: pytest.FixtureRequest, benchmark: Any) -> Measure:
     option = request.config.getoption
-    made = Measure(benchmark, option("--mode"), profile=option("--mode") != "quick")
+    profile = option("--mode") != "quick" and option("--system") == records.OURS
+    made = Measure(benchmark, option("--mode"), profile)
     request.node.stash[_entries] = made.entry
     return made
 
