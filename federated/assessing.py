@@ -225,7 +225,7 @@ class AskedContribution:
         if present != self._learner.parties:
             raise Denied(["a department vanished: contributions are among all of them"])
         sums = self._learner.layout(self._state).decode(joint, self._learner.parties)
-        self._state = self._learner.update(self._state, sums)
+        self._state = self._learner.update(self._state, sums, rules)
         self._number += 1
 
     def result(self) -> Any:

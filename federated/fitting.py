@@ -128,7 +128,7 @@ def answering(
     if isinstance(request.model, Training):
         from .training import AnsweringTraining
 
-        return AnsweringTraining(request, schema, parties, honest, rows, answered())
+        return AnsweringTraining(request, schema, parties, honest, rows, rules, answered())
     return AnsweringFit(request, schema, parties, honest, rows, rules)
 
 
@@ -229,10 +229,10 @@ class AskedFit:
     def take(self, joint: Words, present: int, rules: Rules | None) -> None:
         learner, state = self._rounds.learner, self._state
         sums = self._rounds.decode(state, joint, present)
-        if rules is not None and self._number == 0 and sums[0][0] < rules.min_cell:
-            # No rows are told apart from a few no more than in a query.
-            raise Denied([f"fewer than {rules.min_cell} rows"])
-        self._state = learner.update(state, sums)
+        if isinstance(self._rounds, _Exact):
+            self._state = self._rounds.learner.update(state, sums, rules)
+        else:
+            self._state = learner.update(state, sums)
         self._number += 1
 
     def result(self) -> Any:

@@ -47,32 +47,35 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The target within [low, high]; of a classifier the index of its class in `classes`."""
+    """The target within [low, high]; of a classifier the index of its class in `classes`. `two`: it has two values."""
 
     name: str
     low: float
     high: float
     classes: tuple[q.Scalar, ...] = ()
+    two: bool = False
 
 
 class Watched(msgspec.Struct, frozen=True):
-    """A category inside of a condition: rows of each of its levels are counted, since coefficients tell of them."""
+    """A category inside of a condition, or the condition that is a factor of a number: rows of each of its levels are counted, since
+    coefficients tell of them. `target`: the target has it."""
 
     name: str
     term: q.Expression
-    levels: tuple[str, ...]
+    levels: tuple[q.Scalar, ...]
+    target: bool = False
 
 
 class Design(msgspec.Struct, frozen=True):
     """The matrix of a fit. `levels[i]` are the declared levels of feature i, () for a number; `whole[i]` says that it is an integer;
-    `conditional[i]` that it chooses among rows; `reference`: whether the first level has no column."""
+    `two[i]` that it has two values; `reference`: whether the first level has no column."""
 
     fit: f.Fit
     columns: tuple[Column, ...]
     levels: tuple[tuple[str, ...], ...]
     nullable: tuple[bool, ...]
     whole: tuple[bool, ...]
-    conditional: tuple[bool, ...]
+    two: tuple[bool, ...]
     target: Target | None
     reference: bool
     watched: tuple[Watched, ...]
@@ -134,14 +137,14 @@ def design(fit: f.Fit, schema: Schema) -> Design:
     if len(columns) > f.MAX_COLUMNS:
         raise QueryError(f"the features make {len(columns)} columns; allowed are at most {f.MAX_COLUMNS}")
     _check_shape(fit.estimator, len(columns))
-    conditional = tuple(f.chooses(feature.term, schema) for feature in fit.features)
+    two = tuple(f.two_valued(feature.term, schema) for feature in fit.features)
     return Design(
         fit,
         tuple(columns),
         tuple(levels),
         tuple(nullable),
         tuple(whole),
-        conditional,
+        two,
         _target(fit, schema),
         reference,
         _watched(fit, schema),
@@ -241,7 +244,7 @@ def _rows(wanted: Design, columns: dict[str, Any]) -> Rows:
     watched: list[int] = []
     for i, category in enumerate(wanted.watched):
         codes = columns[f"w{i}"]
-        present = np.ma.getdata(codes)[~np.ma.getmaskarray(codes)].astype(np.int64)
+        present = np.ma.getdata(codes)[~np.ma.getmaskarray(codes)].astype(np.int64)  # no and yes: 0 and 1
         watched += np.bincount(present, minlength=len(category.levels)).tolist()
     if wanted.target is None:
         return Rows(matrix, None, tuple(watched))
@@ -261,15 +264,18 @@ def _check_shape(estimator: f.Estimator, columns: int) -> None:
 
 
 def _watched(fit: f.Fit, schema: Schema) -> tuple[Watched, ...]:
-    """The categories that conditions of features are made of."""
+    """The categories that conditions of features and target are made of, and the conditions that multiply numbers."""
     found: dict[q.Expression, Watched] = {}
-    for feature in fit.features:
-        for node in q.walk(feature.term):
-            if isinstance(node, q.Column | q.Cut | q.Case) and node != feature.term:
+    for derived in (*((fit.target,) if fit.target else ()), *fit.features):
+        own = derived is fit.target
+        if (condition := f.chosen(derived.term, schema)) is not None:
+            found.setdefault(condition, Watched(derived.name, condition, (False, True), own))
+        for node in q.walk(derived.term):
+            if isinstance(node, q.Column | q.Cut | q.Case) and node != derived.term:
                 typed = bounds.infer(node, schema)
                 if typed.domain is not None:
-                    name = node.name if isinstance(node, q.Column) else feature.name
-                    found.setdefault(node, Watched(name, node, typed.domain))
+                    name = node.name if isinstance(node, q.Column) else derived.name
+                    found.setdefault(node, Watched(name, node, typed.domain, own))
     return tuple(found.values())
 
 
@@ -280,4 +286,4 @@ def _target(fit: f.Fit, schema: Schema) -> Target | None:
         found = f.classes(fit.target.term, schema)
         return Target(fit.target.name, 0.0, float(len(found) - 1), found)
     number = bounds.numeric(fit.target.term, schema, "'target'")
-    return Target(fit.target.name, number.low, number.high)
+    return Target(fit.target.name, number.low, number.high, two=f.two_valued(fit.target.term, schema))

@@ -242,7 +242,7 @@ def check(fit: Fit, schema: Schema) -> None:
                 raise QueryError(f"feature {feature.name!r} is text without declared categories")
         else:
             bounds.numeric(feature.term, schema, f"feature {feature.name!r}")
-            _check_conditions(feature, schema)
+            _check_conditions(feature, schema, f"feature {feature.name!r}")
     _check_missing(fit)
     _check_target(fit, schema)
     _check_estimator(fit)
@@ -281,11 +281,42 @@ def required(fit: Fit, schema: Schema) -> tuple[q.Expression, ...]:
 
 
 def chooses(term: q.Expression, schema: Schema) -> bool:
-    """Whether a number depends on a condition, or is one: whose rows a fitted coefficient then tells of."""
-    nodes = list(q.walk(term))
-    return any(isinstance(node, _CONDITIONS) for node in nodes) or any(
-        isinstance(node, q.Column) and schema.columns[node.name].type == "boolean" for node in nodes
+    """Whether a number depends on a condition, or is one, as a column of two values is: whose rows a fitted coefficient then tells of."""
+    return any(
+        isinstance(node, _CONDITIONS) or (isinstance(node, q.Column) and two_valued(node, schema))
+        for node in q.walk(term)
     )
+
+
+def two_valued(term: q.Expression, schema: Schema) -> bool:
+    """Whether it is a yes or no, or a whole number with two declared values."""
+    typed = bounds.infer(term, schema)
+    if typed.kind == "integer" and typed.low is not None and typed.high is not None:
+        return typed.high - typed.low == 1
+    return typed.kind == "boolean"
+
+
+def chosen(term: q.Expression, schema: Schema) -> q.Expression | None:
+    """Of a product of conditions and numbers the rows that all of its conditions choose; None where it is no such product."""
+    if not isinstance(term, q.Arithmetic) or not chooses(term, schema):
+        return None
+    factors: list[q.Expression] = []
+    left = [term.right, term.left]
+    while left:
+        factor = left.pop()
+        if isinstance(factor, q.Arithmetic) and chooses(factor, schema):
+            left += [factor.right, factor.left]
+        elif bounds.infer(factor, schema).kind == "boolean":
+            factors.append(factor)
+        elif chooses(factor, schema):  # a column of two values
+            number = bounds.numeric(factor, schema, "fit")
+            factors.append(q.Compare("==", factor, q.Value(int(number.high))))
+    return factors[0] if len(factors) == 1 else q.Logic("and", tuple(factors))
+
+
+def places(model: object) -> bool:
+    """Whether the analyst says where clusters begin: the sums of two fits whose first centres part the rows at one person give that person."""
+    return isinstance(model, Fit) and isinstance(model.estimator, KMeans) and model.estimator.init is not None
 
 
 def refusals(
@@ -297,11 +328,11 @@ def refusals(
     """
     if rules.min_cell == 0:
         return ()
+    if rows < rules.min_cell:
+        return (f"fewer than {rules.min_cell} rows",)  # and no more is told of them
     reasons = []
     if departments < rules.min_departments:
         reasons.append(f"fewer than {rules.min_departments} departments contribute")
-    if rows < rules.min_cell:
-        reasons.append(f"fewer than {rules.min_cell} rows")
     if rows - parameters < RESIDUAL_FREEDOM:
         reasons.append(f"fewer than {RESIDUAL_FREEDOM} residual degrees of freedom")
     if parameters * ROWS_PER_PARAMETER > rows:
@@ -314,17 +345,18 @@ def refusals(
     return tuple(reasons)
 
 
-def _check_conditions(feature: q.Derived, schema: Schema) -> None:
-    """A condition stands alone or as a factor, so that the rows it chooses are those where the feature is not 0, and can be counted."""
+def _check_conditions(derived: q.Derived, schema: Schema, what: str) -> None:
+    """A condition stands alone or as a factor, so that the rows it chooses can be counted."""
 
     def fits(term: q.Expression) -> bool:
         if isinstance(term, q.Arithmetic) and chooses(term, schema):
             return term.op == "*" and fits(term.left) and fits(term.right)
-        return bounds.infer(term, schema).kind == "boolean" or not chooses(term, schema)
+        column = isinstance(term, q.Column) or bounds.infer(term, schema).kind == "boolean"
+        return column or not chooses(term, schema)
 
-    if not fits(feature.term):
+    if not fits(derived.term):
         raise QueryError(
-            f"feature {feature.name!r} mixes a condition into a number; allowed are conditions, and products of conditions and numbers"
+            f"{what} mixes a condition into a number; allowed are conditions, and products of conditions and numbers"
         )
 
 
@@ -352,6 +384,8 @@ def _check_target(fit: Fit, schema: Schema) -> None:
         return
     if fit.target is None:
         raise QueryError(f"'target': {type(fit.estimator).__name__} needs one")
+    if bounds.infer(fit.target.term, schema).kind != "text":
+        _check_conditions(fit.target, schema, f"target {fit.target.name!r}")
     if isinstance(fit.estimator, CLASSIFIERS):
         found = classes(fit.target.term, schema)
         binary = not isinstance(fit.estimator, GaussianNB)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from . import approvals, disclosure, dp, keys, plan, policy, training
+from . import approvals, disclosure, dp, fit, keys, plan, policy, training
 from .accounting import Event, Zcdp
 from .assessment import Contribution, Evaluation
 from .catalog import Catalog, DataSet, Schema
@@ -163,6 +163,9 @@ class Judge:
                 "or give an epsilon"
             )
             against.append(policy.Reason("conditions", text))
+        if case.compared and fit.places(request.model):
+            text = "'init': an exact k-means begins from centres that are drawn; leave 'init' out, or give an epsilon"
+            against.append(policy.Reason("init", text))
         event: Event | None = None
         left = None
         if privacy is not None and dataset.budget is not None:

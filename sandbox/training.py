@@ -7,7 +7,7 @@ Unit of privacy and guarantee, by `privacy`:
 | `RecordLevel("joint")` | one record, added or removed | each department adds its share to every secure sum; one step a round | `SampledGaussian(q, z, rounds)` |
 | `RecordLevel("local")` | the same, also if secure aggregation or every other department fails | each department adds all of it, at each of its steps | `SampledGaussian(q, z, rounds x local_steps)` |
 | `DepartmentLevel` | all rows of a department, replaced by any others | each department adds its share to every secure sum | `Zcdp(rounds / (2 z^2))` |
-| None | nothing: exact joint sums, kept to themselves by secure aggregation alone | | none |
+| None | nothing: exact joint sums, under secure aggregation and the disclosure rules of fits | | none |
 
 Each record belongs to one department, every department samples its own with the same probability q and in secret, so the union is a
 Poisson sample of all records and one accountant holds for each of them. Steps are counted up front, whether or not the training stops
@@ -294,7 +294,7 @@ def leakage(training: Training) -> tuple[str, ...]:
             )
         case None:
             lines.append(
-                "These are exact, with the joint number of rows. Nothing bounds what they say of one row: with few rows, or when nearly all "
+                "These are exact, with the joint numbers of rows, of those of each level and each side of a condition. Nothing bounds what they say of one row: with few rows, or when nearly all "
                 "departments pool what they know, rows can be read out of updates."
             )
     return tuple(lines)

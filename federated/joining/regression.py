@@ -41,8 +41,14 @@ def model(fit: f.Fit, wide: Wide, asked: Regression, sums: Counts, rules: Rules 
         second[i][j] = second[j][i] = value
     means = [Fraction(c) + s / rows for c, s in zip(asked.centers, first, strict=True)]
     spread = [float(second[j][j] / rows - (first[j] / rows) ** 2) for j in range(size)]
-    # A column of yes and no, or of a level, is not 0 where it is 1: what is counted so is compared with the smallest cell.
-    whole = [round(mean * rows) for mean in means]
+    # How many are not the lower of two values follows from their sum; of other numbers nobody counts those that are not 0.
+    assert learner.design.target is not None
+    two = [c.level is not None or learner.design.two[c.feature] for c in learner.design.columns]
+    two.append(learner.design.target.two)
+    whole = [
+        round((mean - Fraction(low)) * rows) if counted else rows
+        for mean, low, counted in zip(means, learner.low.tolist(), two, strict=True)
+    ]
     moments = Moments(
         rows,
         len(wide.departments),

@@ -27,7 +27,7 @@ from sandbox.assessment import Method
 from sandbox.catalog import Schema
 from sandbox.design_matrix import Rows
 from sandbox.disclosure import Rules
-from sandbox.errors import ParameterError, QueryError
+from sandbox.errors import Denied, ParameterError, QueryError
 
 from .estimators import exact
 from .layout import Layout, Part, Sums, real
@@ -35,6 +35,7 @@ from .learner import State
 from .moments import blocks
 
 MOST = 10
+ELSEWHERE = "a coalition of departments: "
 SMALLEST = 1e-15  # of a predicted probability or mean
 
 
@@ -115,7 +116,10 @@ class Contribution:
                 ]
         return found
 
-    def update(self, state: Coalitions, joint: Sums) -> Coalitions | Contributions:
+    def update(
+        self, state: Coalitions, joint: Sums, rules: Rules | None = None
+    ) -> Coalitions | Contributions:
+        """What follows; raises `Denied` where `rules` refuse the first round of a coalition: also one that is empty, or has one class."""
         if state.scoring:
             return self._values(state, joint)
         members: list[Any] = []
@@ -126,7 +130,7 @@ class Contribution:
                 continue
             size = len(self.inner.layout(member).parts)
             try:
-                members.append(self.inner.update(member, joint[place : place + size]))
+                members.append(self._next(coalition, member, joint[place : place + size], rules))
             except QueryError:
                 if coalition == self._all:
                     raise
@@ -137,18 +141,25 @@ class Contribution:
             mean = members[self.coalitions.index(self._all)].moments.mean[-1]
         return Coalitions(tuple(members), mean, not any(isinstance(member, State) for member in members))
 
+    def _next(self, coalition: int, member: State, joint: Sums, rules: Rules | None) -> Any:
+        if rules is None or coalition == self._all:
+            return self.inner.update(member, joint, rules)
+        try:
+            return self.inner.update(member, joint, _alone(rules))
+        except Denied as error:
+            raise Denied([ELSEWHERE + reason for reason in error.reasons]) from None
+
     # --- scores ---
 
     def refusals(self, state: Any, rules: Rules) -> tuple[str, ...]:
         """Why disclosure control ends it here, if it does: for the fit on all rows, and, but for the number of departments, on each coalition's."""
         if not isinstance(state, Coalitions):
             return ()
-        alone = Rules(rules.min_cell, rules.rounding, rules.dominance, min_departments=1)
         found: dict[str, None] = {}
         for coalition, member in zip(self.coalitions, state.members, strict=True):
             if isinstance(member, State):
-                own = rules if coalition == self._all else alone
-                where = "" if coalition == self._all else "a coalition of departments: "
+                own = rules if coalition == self._all else _alone(rules)
+                where = "" if coalition == self._all else ELSEWHERE
                 found |= dict.fromkeys(where + reason for reason in self.inner.refusals(member, own))
         return tuple(found)
 
@@ -216,3 +227,8 @@ class Contribution:
     @property
     def _estimator(self) -> f.Estimator:
         return self.inner.fit.estimator
+
+
+def _alone(rules: Rules) -> Rules:
+    """For a coalition, of one department too."""
+    return Rules(rules.min_cell, rules.rounding, rules.dominance, min_departments=1)

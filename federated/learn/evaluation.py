@@ -17,11 +17,11 @@ from sandbox import fit as f
 from sandbox.catalog import Schema
 from sandbox.design_matrix import Rows, design
 from sandbox.disclosure import NONE, Rules
-from sandbox.errors import QueryError, Refused
+from sandbox.errors import Denied, QueryError, Refused
 
-from . import figures
+from . import figures, moments
 from .figures import BINS, CALIBRATION, Figures, Missed, Scored
-from .layout import Layout, Sums, real, whole
+from .layout import Layout, Part, Sums, real, whole
 from .learner import Start
 from .moments import blocks
 
@@ -63,19 +63,21 @@ class Evaluation:
 
     def layout(self, state: Start) -> Layout:
         rows = self.schema.max_rows * self.parties
+        parts: tuple[Part, ...]
         if self.binary:
             worst = -math.log(LEAST)
             parts = (
-                whole("counts", 2 + 2 * BINS + 4 + 2 * CALIBRATION),
+                whole("counts", moments.size(self.design) + 2 * BINS + 4 + 2 * CALIBRATION),
                 real("losses", np.array([worst, worst**2, 1.0])),
                 real("predicted", np.ones(CALIBRATION)),
             )
         else:
             reach, target = self._reach(), max(abs(self.target.low), abs(self.target.high), self._width())
             parts = (
-                whole("counts", 2),
+                whole("counts", moments.size(self.design)),
                 real("residuals", np.array([reach, reach, reach**2, reach**4])),
                 real("targets", np.array([target, target, target**2, target**4])),
+                real("raw", np.array([target, target**2])),
             )
         return Layout(parts * self.places, rows)
 
@@ -112,18 +114,23 @@ class Evaluation:
         return found
 
     def _result(self, sums: Sums, rules: Rules) -> Figures:
-        rows, departments = (int(value) for value in sums[0][:2])
+        found = moments.counted(self.design, np.asarray(sums[0][: moments.size(self.design)]))
+        rows, departments = found.rows, found.departments
+        reasons = moments.refusals(self.design, found, 0, rules, target=True)
+        if reasons:
+            raise Denied(reasons)
         if not self.binary:
-            missed = Missed(np.asarray(sums[1]), np.asarray(sums[2]), self._width())
+            residuals, targets, raw = (np.asarray(part) for part in sums[1:4])
+            missed = Missed(residuals, targets, raw, self._width())
             return figures.regressed(rows, departments, len(self.design.columns), missed, rules)
-        counts = np.asarray(sums[0][2:])
+        counts = np.asarray(sums[0][moments.size(self.design) :])
         scores, rest = counts[: 2 * BINS].reshape(2, BINS), counts[2 * BINS :]
         scored = Scored(scores, sums[1], rest[:4].reshape(2, 2), rest[4:].reshape(2, CALIBRATION), sums[2])
         return figures.classified(rows, departments, scored, rules)
 
     def _scored(self, rows: Rows) -> list[NDArray[Any]]:
         assert rows.target is not None
-        size = np.array([len(rows), len(rows) > 0], np.int64)
+        size = moments.counts(self.design, rows)
         scores, confusion = np.zeros(2 * BINS, np.int64), np.zeros(4, np.int64)
         tenths, losses, predicted = np.zeros(2 * CALIBRATION, np.int64), np.zeros(3), np.zeros(CALIBRATION)
         for part in blocks(rows):
@@ -140,7 +147,7 @@ class Evaluation:
 
     def _missed(self, rows: Rows) -> list[NDArray[Any]]:
         assert rows.target is not None
-        residuals, targets, reach = np.zeros(4), np.zeros(4), self._reach()
+        residuals, targets, raw, reach = np.zeros(4), np.zeros(4), np.zeros(2), self._reach()
         middle = self.target.low / 2 + self.target.high / 2
         for part in blocks(rows):
             target = rows.target[part]
@@ -148,7 +155,8 @@ class Evaluation:
             t = target - middle
             residuals += [np.abs(r).sum(), r.sum(), r @ r, (r**4).sum()]
             targets += [t.sum(), np.abs(t).sum(), t @ t, (t**4).sum()]
-        return [np.array([len(rows), len(rows) > 0], np.int64), residuals, targets]
+            raw += [np.abs(target).sum(), target @ target]
+        return [moments.counts(self.design, rows), residuals, targets, raw]
 
     def _width(self) -> float:
         return self.target.high - self.target.low or 1.0

@@ -85,10 +85,12 @@ class Scored(msgspec.Struct, frozen=True, eq=False):
 
 
 class Missed(msgspec.Struct, frozen=True, eq=False):
-    """Joint sums over rows: |r|, r, r^2 and r^4 of residuals; t, |t|, t^2 and t^4 of the target off the middle of its bounds, `width` apart."""
+    """Joint sums over rows: |r|, r, r^2 and r^4 of residuals; t, |t|, t^2 and t^4 of the target off the middle of its bounds, `width` apart;
+    |y| and y^2 of the target as it is."""
 
     residuals: Floats
     targets: Floats
+    raw: Floats
     width: float
 
 
@@ -112,9 +114,9 @@ def regressed(rows: int, departments: int, parameters: int, sums: Missed, rules:
     """The same of a regression."""
     _enough(rows, departments, rules)
     if rules.min_cell:
-        magnitude = np.array([sums.residuals[0], sums.residuals[2], sums.targets[1], sums.targets[2]])
-        squares = np.array([sums.residuals[2], sums.residuals[3], sums.targets[2], sums.targets[3]])
-        if dominated(rules, magnitude, squares, 1).any():
+        magnitude = [sums.residuals[0], sums.residuals[2], sums.targets[1], sums.targets[2], sums.raw[0]]
+        squares = [sums.residuals[2], sums.residuals[3], sums.targets[2], sums.targets[3], sums.raw[1]]
+        if dominated(rules, np.array(magnitude), np.array(squares), 1).any():
             raise Denied(["two rows could make up too much of the residuals, or of the target"])
     scale = rules.rounding * np.array([1.0, 1.0, sums.width, sums.width**3]) * sums.width
     _, residual, square, fourth = (_nearest(sums.residuals, scale) / rows).tolist()

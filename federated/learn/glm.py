@@ -281,15 +281,6 @@ class Logistic(Generalised):
             **common,
         )
 
-    def refusals(self, state: Any, rules: f.Rules) -> tuple[str, ...]:
-        moments = self.moments(state)
-        few: tuple[str, ...] = ()
-        if moments is not None and rules.min_cell:
-            positive = round(moments.mean[-1] * moments.rows)
-            if min(positive, moments.rows - positive) < rules.min_cell:
-                few = (f"a class of the target: fewer than {rules.min_cell} rows",)
-        return super().refusals(state, rules) + few
-
 
 class Poisson(Generalised):
     """`PoissonRegressor`."""

@@ -24,7 +24,7 @@ from sandbox import fit as f
 from sandbox.catalog import Schema
 from sandbox.design_matrix import Design, Rows, design
 from sandbox.disclosure import Rules
-from sandbox.errors import DepartmentFailed
+from sandbox.errors import Denied, DepartmentFailed
 
 from . import moments
 from .layout import Layout, Part, Sums, whole
@@ -51,32 +51,32 @@ class Learner:
         self.low = np.append(self.design.low, target.low) if target else self.design.low
         self.high = np.append(self.design.high, target.high) if target else self.design.high
 
-    @property
-    def _watched(self) -> int:
-        return sum(len(category.levels) for category in self.design.watched)
-
     def start(self) -> State:
         return Start()
 
     def layout(self, state: Any) -> Layout:
         """The sums of the round that `state` begins."""
         if isinstance(state, Start):
-            return moments.layout(self.low, self._watched, self.schema.max_rows * self.parties)
+            return moments.layout(self.design, self.schema.max_rows * self.parties)
         return Layout((whole("rows", 1), *self.parts(state)), state.moments.rows)
 
     def local(self, state: Any, rows: Rows) -> Sums:
         """A department's own sums: not fit to leave but masked."""
         if isinstance(state, Start):
-            return moments.local(self.low, self.high, rows)
+            return moments.local(self.design, rows)
         return [np.array([len(rows)]), *self.sums(state, rows)]
 
-    def update(self, state: Any, joint: Sums) -> Any:
+    def update(self, state: Any, joint: Sums, rules: Rules | None = None) -> Any:
         """The next state, or the model.
 
-        Raises `QueryError` where the joint sums show that there is none, `DepartmentFailed` where they are not of the first round's rows.
+        Under `rules` the counts of the first round are looked at before anything else is told of it: raises `Denied`, of none as of few. Raises `QueryError` where the joint sums show that there is none, `DepartmentFailed` where they are not of the first round's rows.
         """
         if isinstance(state, Start):
-            return self.begin(moments.update(self.low, self.high, joint))
+            if rules is not None and (
+                reasons := self._refused(moments.counted(self.design, joint[0]), rules)
+            ):
+                raise Denied(reasons)
+            return self.begin(moments.update(self.design, joint))
         if joint[0][0] != state.moments.rows:
             raise DepartmentFailed(
                 "other rows take part than in the first round: a department vanished, or its data changed; the fit starts anew"
@@ -119,5 +119,7 @@ class Learner:
         found = self.moments(state)
         if found is None:
             return ()
-        levels = moments.level_counts(self.design, found)
-        return f.refusals(rules, found.rows, found.departments, self.parameters, levels)
+        return self._refused(found, rules)
+
+    def _refused(self, found: Moments, rules: Rules) -> tuple[str, ...]:
+        return moments.refusals(self.design, found, self.parameters, rules)

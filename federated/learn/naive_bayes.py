@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from sandbox import fit as f
 from sandbox.design_matrix import Rows
-from sandbox.disclosure import Rules
 from sandbox.errors import QueryError
 from sandbox.query import Scalar
 
@@ -144,12 +143,6 @@ class NaiveBayes(Learner):
     @property
     def parameters(self) -> int:
         return 2 * len(self.classes) * self.width + len(self.classes) - 1
-
-    def refusals(self, state: Any, rules: Rules) -> tuple[str, ...]:
-        found = super().refusals(state, rules)
-        if isinstance(state, ClassSpreads) and rules.min_cell and min(state.counts) < rules.min_cell:
-            found += (f"a class of the target: fewer than {rules.min_cell} rows",)
-        return found
 
     def _centers(self, state: Any) -> Floats:
         if isinstance(state, ClassMeans):

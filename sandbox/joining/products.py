@@ -80,12 +80,9 @@ def regression(model: object, plan: Plan, wide: Wide) -> Regression:
 
 def _items(fit: f.Fit, wide: Wide) -> list[_Item]:
     wanted = design(fit, wide.schema)
-    if wanted.watched or any(
-        chosen and bounds.infer(feature.term, wide.schema).kind != "boolean"
-        for feature, chosen in zip(fit.features, wanted.conditional, strict=True)
-    ):
-        raise QueryError("features: on a joined table a condition stands alone: it multiplies no number")
     assert fit.target is not None
+    if wanted.watched:
+        raise QueryError("on a joined table a condition stands alone, and is of numbers: it multiplies none")
     items = []
     for column in wanted.columns:
         term = fit.features[column.feature].term

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from federated import assessing, local, results
-from federated.learn import figures
+from federated.learn import figures, moments
 from sandbox.catalog import Catalog, Column, DataSet
 from sandbox.errors import Denied, QueryError, TooFewDepartments
 from sandbox.fit import LogisticRegression
@@ -60,7 +60,11 @@ def test_the_coordinator_shows_a_model_that_was_not_signed(monkeypatch, defended
 
             def read(self, joint, *rest, result=result):
                 sums = self.learner.layout(self.learner.start()).decode(joint, self.learner.parties)
-                seen.append(sums[0][2 : 2 + 2 * figures.BINS].reshape(2, -1)[:, -1].tolist())
+                seen.append(
+                    sums[0][moments.size(self.learner.design) :][: 2 * figures.BINS]
+                    .reshape(2, -1)[:, -1]
+                    .tolist()
+                )
                 return result(self, joint, *rest)
 
             patch.setattr(assessing._Exact, "result", read)

@@ -15,8 +15,9 @@ import pytest
 from federated import local
 from federated.joining import driving
 from sandbox import col, count, dp
-from sandbox.catalog import Budget, Catalog, Column, DataSet
-from sandbox.errors import Denied
+from sandbox.catalog import Budget, Catalog, Column, DataSet, Level
+from sandbox.errors import Denied, QueryError
+from sandbox.fit import LinearRegression
 from sandbox.joining import door
 from sandbox.joining.declared import Join
 
@@ -40,12 +41,14 @@ def frames() -> dict[str, pd.DataFrame]:
     return {"registry": registry, "tax": tax, "clinic": clinic}
 
 
-def town(rows: dict[str, pd.DataFrame] | None = None, **options: object) -> local.Federation:
+def town(
+    rows: dict[str, pd.DataFrame] | None = None, level: Level = "general-2", **options: object
+) -> local.Federation:
     catalogs = {}
     for name, columns in COLUMNS.items():
         others = tuple(table for table in TABLES if not table.startswith(name))
         dataset = DataSet(
-            "general-2",
+            level,
             ("research",),
             {"id": Column("identifier"), **columns},
             unit="id",
@@ -180,3 +183,26 @@ def test_no_department_can_take_off_the_noise(departments):
     assert noise.sensitivity**2 / (2 * left) == pytest.approx(0.01)
     naive = (departments - 1) * noise.sigma**2 / departments
     assert noise.sensitivity**2 / (2 * naive) > 0.011
+
+
+@pytest.mark.parametrize("level", ["general-1", "general-2"])
+def test_a_target_that_says_who_is_97(level):
+    """X'y of least squares is that one person's row, of which each department knows a part."""
+    table = town(level=level).city().join(*TABLES, on="id")
+    table = table.with_columns(one=col("age") == 97, mine=(col("age") == 97) * col("age"))
+
+    def told(target: str) -> np.ndarray:
+        model = (
+            LinearRegression()
+            .fit(table, features=["income", "visits"], target=target, purpose="research")
+            .model
+        )
+        return np.linalg.solve(np.array(model.unscaled), np.array(model.coefficients))
+
+    if level == "general-1":
+        np.testing.assert_allclose(told("one"), [1, SECRET, 17], rtol=1e-6)
+    else:
+        with pytest.raises(Denied, match="level one, not 0: fewer than 10 rows"):
+            told("one")
+    with pytest.raises(QueryError, match="a condition stands alone"):
+        told("mine")

@@ -159,7 +159,9 @@ def test_a_class_of_few_rows_is_not_evaluated():
 
 
 def test_a_regression_that_two_rows_make_up_is_not_shown():
-    few = figures.Missed(np.array([10.0, 0, 50, 2000]), np.array([0.0, 100, 200, 900]), 10.0)
+    few = figures.Missed(
+        np.array([10.0, 0, 50, 2000]), np.array([0.0, 100, 200, 900]), np.array([100.0, 200]), 10.0
+    )
     with pytest.raises(Denied, match="two rows"):
         figures.regressed(100, 3, 2, few, RULES["general-2"])
     assert figures.regressed(100, 3, 2, few).r_squared == pytest.approx(0.75)

@@ -213,10 +213,7 @@ def test_refusals_of_fitted_models():
     rules = disclosure.RULES["general-2"]
     assert f.refusals(rules, 100, 3, 5, {"a": 10}) == ()
     assert f.refusals(rules, 100, 2, 5, {}) == ("fewer than 3 departments contribute",)
-    assert f.refusals(rules, 9, 3, 1, {}) == (
-        "fewer than 10 rows",
-        "fewer than 10 residual degrees of freedom",
-    )
+    assert f.refusals(rules, 9, 3, 1, {}) == f.refusals(rules, 0, 0, 1, {"a": 0}) == ("fewer than 10 rows",)
     assert f.refusals(rules, 100, 3, 34, {}) == ("fewer than 3 rows for each of 34 parameters",)
     assert f.refusals(rules, 100, 3, 33, {}) == ()
     assert f.refusals(rules, 19, 3, 10, {"a": 9}) == (
