@@ -24,6 +24,7 @@ from sandbox.gate import Entry
 from sandbox.model import Model
 from sandbox.pending import Pending, Ticket
 from sandbox.plan import compile as compile_plan
+from sandbox.ranges import plain
 from sandbox.release import Explanation, Proposal, Release
 from sandbox.request import REQUEST, Privacy, Request
 from sandbox.roster import Roster
@@ -280,7 +281,7 @@ class City:
             raise ParameterError("'epsilon' and 'privacy' belong together: give both, or neither")
         if epsilon is not None:
             delta = self._delta(cohort(training, self.schema(training.table))) if delta is None else delta
-            training = with_epsilon(training, epsilon, delta)
+            training = with_epsilon(training, plain(epsilon), plain(delta))
         return training
 
     def formula(
@@ -391,7 +392,7 @@ class City:
     ) -> Request:
         if not isinstance(purpose, str) or not purpose:
             raise ParameterError("'purpose' must be a non-empty text")
-        privacy = None
+        privacy, epsilon, delta = None, plain(epsilon), plain(delta)
         if epsilon is not None:
             dp.check_epsilon(epsilon)
             privacy = Privacy(float(epsilon), self._delta(query) if delta is None else delta)

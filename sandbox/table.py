@@ -321,9 +321,10 @@ class JointTable:
                 named = self._named(features)
             wanted = self._named([target])[0] if target is not None else None
         from .fit import Fit
+        from .ranges import plain
 
         where = None if self._where is None else self._inlined(self._where)
-        return Fit(self.name, estimator, named, wanted, where, missing, rounds)
+        return Fit(self.name, estimator, named, wanted, where, missing, plain(rounds))
 
     def _check_one_table(self, what: str) -> None:
         if self.joined is not None:
