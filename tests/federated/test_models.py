@@ -118,6 +118,29 @@ def test_bayes_and_boosting(town):
     assert ((booster.predict(data) > 0.5) == pooled["ill"]).mean() > 0.55
 
 
+def test_predict_reads_the_features_alone_and_gives_a_value_a_row(town):
+    federation, everyone = town
+    table = federation.city.table("t").filter(col("smokes"))
+    fitted = LogisticRegression().fit(
+        table, features=["height", "smokes", "region"], target="ill", purpose=PURPOSE
+    )
+    full = everyone.pooled()
+    rows = full[["region", "height", "smokes"]].astype({"smokes": object})
+    rows.loc[rows.index % 5 == 0, "height"] = None
+    rows.loc[rows.index % 7 == 0, "smokes"] = None
+    rows.loc[rows.index % 11 == 0, "region"] = None
+    complete = rows.notna().all(axis=1).to_numpy()
+    found = fitted.predict(rows)
+    np.testing.assert_array_equal(np.isnan(found), ~complete)
+    wanted = fitted.to_sklearn().predict_proba(fitted.matrix(full))[:, 1]
+    np.testing.assert_allclose(found[complete], wanted[complete], rtol=1e-12)
+    assert len(fitted.predict(rows[:0])) == 0
+    with pytest.raises(CatalogError, match=r"lacks the columns \['smokes'\]; the model reads"):
+        fitted.predict(rows.drop(columns="smokes"))
+    with pytest.raises(CatalogError, match="column 'height'"):
+        fitted.predict(full.assign(height=100.0))
+
+
 def test_private_models_and_queries_share_one_budget(opened):
     federation, everyone = opened("general-4")
     table = federation.city.table("t")

@@ -113,8 +113,30 @@ def test_an_exact_training_is_gradient_descent_on_the_pooled_rows(opened):
     np.testing.assert_allclose(
         found, nn.utils.parameters_to_vector(wanted.parameters()).detach(), rtol=0, atol=1e-6
     )
-    np.testing.assert_allclose(trained.predict(pooled), trained.module()(data.x).detach(), atol=1e-6)
+    chances = torch.softmax(trained.module()(data.x).detach(), dim=1)[:, 1]
+    np.testing.assert_allclose(trained.predict(pooled), chances, atol=1e-6)
+    np.testing.assert_allclose(trained.predict(pooled[NAMES].iloc[::-1]), chances.flip(0), atol=1e-6)
     assert [point.departments for point in trained.history.points] == [4] * 5
+
+
+def test_a_trained_regression_predicts_in_the_units_of_the_target_and_leaves_no_row_out(opened):
+    federation, everyone = opened()
+    table, pooled = federation.city.table("t"), everyone.pooled()
+    trained = table.filter(col("smokes")).train(
+        nn.Linear(5, 1), features=["height", "smokes", "region", "weight"], target="visits", loss="squared_error",
+        rounds=3, sampling_rate=1, purpose=PURPOSE,
+    )  # fmt: skip
+    rows = pooled[["region", "smokes", "weight", "height"]].assign(
+        height=pooled["height"].where(np.arange(len(pooled)) % 7 > 0)
+    )
+    found = trained.predict(rows)
+    assert len(found) == len(rows)
+    np.testing.assert_array_equal(np.isnan(found), rows["height"].isna())
+    smokers = pooled[pooled["smokes"]]
+    theirs = trained.evaluate(table.filter(col("smokes")), purpose=PURPOSE).figures
+    assert np.mean((trained.predict(smokers) - smokers["visits"]) ** 2) ** 0.5 == pytest.approx(
+        theirs.rmse, rel=1e-6
+    )
 
 
 def test_a_private_training_is_charged_once_beside_queries_and_fits(opened):

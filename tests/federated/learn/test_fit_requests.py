@@ -167,6 +167,41 @@ def test_whole_numbers_and_numpys_are_the_numbers_that_they_mean(made, meant):
     assert keys.decode(q.canonical(asked), f.Fit) == wanted
 
 
+@pytest.mark.parametrize(
+    ("estimator", "missing", "expected", "complete"),
+    [
+        (f.LinearRegression(), "drop", [[1, 0], [np.nan] * 2, [np.nan] * 2, [3, 1]], [1, 0, 0, 1]),
+        (
+            f.LinearRegression(),
+            "indicator",
+            [[1, 0, 0], [0, 1, 1], [np.nan] * 3, [3, 0, 1]],
+            [1, 1, 0, 1],
+        ),
+        (
+            f.HistGradientBoostingRegressor(),
+            "keep",
+            [[1, 0], [np.nan, 1], [np.nan] * 2, [3, 1]],
+            [1, 1, 0, 1],
+        ),
+    ],
+)
+def test_ones_own_rows_are_all_there_with_the_nulls_that_the_fit_took(estimator, missing, expected, complete):
+    fit = request(estimator, ("income", "smokes"), "age", where=q.Column("smokes"), missing=missing)
+    frame = pd.DataFrame({"smokes": [False, True, None, True], "income": [1.0, None, 2.0, 3.0]})
+    matrix, scored = design_matrix.own(frame, design(fit, SCHEMA), SCHEMA)
+    np.testing.assert_array_equal(matrix, expected)
+    np.testing.assert_array_equal(scored, np.array(complete, bool))
+
+
+def test_ones_own_rows_keep_their_order():
+    fit = request(f.LinearRegression(), ("age",), "income")
+    ages = np.random.default_rng(0).integers(0, 101, 300_000).astype(float)
+    ages[::1000] = np.nan
+    matrix, complete = design_matrix.own(pd.DataFrame({"age": ages}), design(fit, SCHEMA), SCHEMA)
+    np.testing.assert_array_equal(matrix[:, 0], ages)
+    np.testing.assert_array_equal(complete, ~np.isnan(ages))
+
+
 def test_the_matrix_holds_what_is_declared():
     fit = request(f.LinearRegression(), ("age", "income", "region", "smokes"), "age", missing="indicator")
     fit = msgspec.structs.replace(
