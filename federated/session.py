@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -285,11 +285,11 @@ class City:
         return training
 
     def formula(
-        self, estimator: fit.Estimator, text: str, table: str
+        self, estimator: fit.Estimator, text: str, table: str, derived: Mapping[str, q.Expression]
     ) -> tuple[fit.Estimator, tuple[q.Derived, ...], q.Derived | None]:
         from .learn.formula import parse
 
-        parsed = parse(text, self.schema(table))
+        parsed = parse(text, self.schema(table), derived)
         if not parsed.intercept:
             if not hasattr(estimator, "fit_intercept"):
                 raise QueryError(f"formula: {type(estimator).__name__} has no intercept to leave out")

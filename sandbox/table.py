@@ -63,7 +63,7 @@ class Session(Protocol):
         self, module: nn.Module, fields: dict[str, Any], epsilon: float | None, delta: float | None
     ) -> Training: ...
     def formula(
-        self, estimator: fit.Estimator, text: str, table: str
+        self, estimator: fit.Estimator, text: str, table: str, derived: Mapping[str, q.Expression]
     ) -> tuple[fit.Estimator, tuple[q.Derived, ...], q.Derived | None]: ...
     def propose(
         self,
@@ -310,7 +310,8 @@ class JointTable:
             self._check_one_table("no formula is read")
             if features or target:
                 raise QueryError("fit: give 'formula', or 'features' and 'target'")
-            estimator, named, wanted = self._session.formula(estimator, formula, self.name)
+            added = {column.name: self._inlined(q.Column(column.name)) for column in self._derived}
+            estimator, named, wanted = self._session.formula(estimator, formula, self.name, added)
         else:
             if isinstance(features, Mapping):
                 named = tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
+import statsmodels.formula.api as smf
 import xgboost
 from modelled import COLUMNS, FEATURES, PURPOSE, matrix, opener
 from sklearn import cluster, decomposition, linear_model, naive_bayes
@@ -69,6 +70,20 @@ def test_a_formula_and_a_filter(town):
     pooled = everyone.pooled().query("smokes")
     wanted = sm.OLS(pooled["cost"], sm.add_constant(pooled[["height", "weight"]])).fit()
     np.testing.assert_allclose(fitted.model.coefficients, wanted.params, rtol=1e-9)
+
+
+def test_a_formula_of_added_columns(town):
+    federation, everyone = town
+    table = federation.city.table("t").with_columns(
+        tall=col("height") > 0, size=col("height") * 2, large=col("weight") > 1
+    )
+    table = table.with_columns(both=col("size") + col("weight"))
+    fitted = LinearRegression().fit(table, formula="both ~ visits * tall + C(large)", purpose=PURPOSE)
+    pooled = everyone.pooled().eval("tall = height > 0\nboth = height * 2 + weight\nlarge = weight > 1")
+    wanted = smf.ols("both ~ visits * tall + C(large)", pooled).fit()
+    assert fitted.model.r_squared == pytest.approx(wanted.rsquared, rel=1e-9)
+    with pytest.raises(QueryError, match="unknown column 'wide'"):
+        LinearRegression().fit(table, formula="both ~ wide", purpose=PURPOSE)
 
 
 def test_generalised_linear_models_are_scikit_learns(town):
