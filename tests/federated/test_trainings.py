@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from federated.desk import Desk
 from federated.neural import features as inputs
 from federated.neural import spec
 from federated.requests import Requests
-from federated.session import City
+from federated.session import LIFETIME, City
 from sandbox import col, count, entries, features
 from sandbox import query as q
 from sandbox import training as t
@@ -198,7 +200,7 @@ def test_a_node_that_restarts_goes_on_is_not_charged_again_and_gives_no_round_aw
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path):
+def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path, monkeypatch):
     """It ends in the third round, which departments have answered: that one is used up, the others follow, and nothing is charged twice."""
     federation, everyone = here("general-4")
 
@@ -217,6 +219,11 @@ def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path):
     assert city.request(pending.digest).state == "running"
     federation.wire.restore()
     before = federation.spent()
+    # Its request has expired by everyone's clock; and a node was started anew, too.
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + LIFETIME + 60)
+    for gate in federation.gates.values():
+        gate.state.clock = time.time
+    federation.restart("birch")
     again = session()
     trained = again.request(pending.digest).result()
     assert [point.round for point in trained.history.points] == [0, 1, 3, 4, 5]
