@@ -162,11 +162,21 @@ class Fitted(_Model, frozen=True, kw_only=True, tag="fit"):
 
     def to_xgboost(self) -> Any:
         """A Booster of the package `xgboost`; of boosted trees."""
-        return self.model.to_xgboost()  # type: ignore[union-attr]
+        return self._only("to_xgboost")()
 
     def summary(self) -> str:
         """The table of coefficients, as statsmodels prints it; of linear models."""
-        return str(self.model.summary())  # type: ignore[union-attr]
+        return str(self._only("summary")())
+
+    def _only(self, name: str) -> Any:
+        """What some models have; raises `QueryError` for another, with what it has."""
+        if not hasattr(self.model, name):
+            others = [each for each in ("summary", "to_sklearn", "to_xgboost") if hasattr(self.model, each)]
+            kind = type(self.fit.estimator).__name__
+            raise QueryError(
+                f"{kind} has no {name}(); it has model, predict() and {', '.join(f'{each}()' for each in others)}"
+            )
+        return getattr(self.model, name)
 
     def __repr__(self) -> str:
         kind = type(self.fit.estimator).__name__

@@ -276,6 +276,7 @@ class City:
 
         from .neural import spec
 
+        _check_fields(fields, Training)
         training = Training(layers=spec.describe(module), **fields)
         if (epsilon is None) != (training.privacy is None):
             raise ParameterError("'epsilon' and 'privacy' belong together: give both, or neither")
@@ -393,6 +394,10 @@ class City:
         if not isinstance(purpose, str) or not purpose:
             raise ParameterError("'purpose' must be a non-empty text")
         privacy, epsilon, delta = None, plain(epsilon), plain(delta)
+        if isinstance(model, fit.Fit) and model.rounds is not None and epsilon is None:
+            raise ParameterError(
+                "'rounds' is of a differentially private fit: give 'epsilon' too; an exact one ends by 'tol' or 'max_iter'"
+            )
         if epsilon is not None:
             dp.check_epsilon(epsilon)
             privacy = Privacy(float(epsilon), self._delta(query) if delta is None else delta)
@@ -413,3 +418,15 @@ class City:
     def _delta(self, query: q.Query) -> float:
         budgets = [entry.budget for entry in self.asked(query).values()]
         return min((budget.delta for budget in budgets if budget is not None), default=1e-6)
+
+
+def _check_fields(fields: dict[str, Any], kind: type[Training]) -> None:
+    """Raise `ParameterError` for a setting that no training has, or that each must have."""
+    known = [name for name in kind.__struct_fields__ if name != "layers"]
+    if unknown := sorted(set(fields) - set(known)):
+        raise ParameterError(f"a training has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+    required = [
+        field.name for field in msgspec.structs.fields(kind) if field.required and field.name in known
+    ]
+    if absent := [name for name in required if name not in fields]:
+        raise ParameterError(f"a training needs {', '.join(map(repr, absent))} too")

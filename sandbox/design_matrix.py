@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from . import query as q
 from .backend import TABLE
 from .catalog import DataSet, Schema
 from .engine import Engine
-from .errors import CatalogError, QueryError
+from .errors import CatalogError, ParameterError, QueryError
 from .terms import expression, number
 
 Floats = NDArray[np.float64]
@@ -133,7 +134,7 @@ def design(fit: f.Fit, schema: Schema) -> Design:
             columns.append(Column(f"{feature.name}[null]", i, 0.0, 1.0, indicator=True))
     if len(columns) > f.MAX_COLUMNS:
         raise QueryError(f"the features make {len(columns)} columns; allowed are at most {f.MAX_COLUMNS}")
-    _check_shape(fit.estimator, len(columns))
+    _check_shape(fit.estimator, columns)
     conditional = tuple(f.chooses(feature.term, schema) for feature in fit.features)
     return Design(
         fit,
@@ -282,12 +283,20 @@ def _rows(wanted: Design, columns: dict[str, Any]) -> Rows:
     return Rows(matrix, target, tuple(watched))
 
 
-def _check_shape(estimator: f.Estimator, columns: int) -> None:
+def _check_shape(estimator: f.Estimator, columns: Sequence[Column]) -> None:
+    size = len(columns)
     match estimator:
-        case f.PCA(n_components) if n_components is not None and n_components > columns:
-            raise QueryError(f"'n_components' is {n_components}; {columns} columns allow at most {columns}")
-        case f.KMeans(init=init) if any(len(center) != columns for center in init or ()):
-            raise QueryError(f"'init': each centre needs {columns} coordinates, one a column")
+        case f.PCA(n_components) if n_components is not None and n_components > size:
+            raise QueryError(f"'n_components' is {n_components}; {size} columns allow at most {size}")
+        case f.KMeans(init=init):
+            for center in init or ():
+                if len(center) != size:
+                    raise QueryError(f"'init': each centre needs {size} coordinates, one a column")
+                for value, column in zip(center, columns, strict=True):
+                    if not column.low <= value <= column.high:
+                        raise ParameterError(
+                            f"'init' has {value:g} for {column.name!r}; allowed are {column.low:g} to {column.high:g}"
+                        )
 
 
 def _watched(fit: f.Fit, schema: Schema) -> tuple[Watched, ...]:

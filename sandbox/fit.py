@@ -68,7 +68,7 @@ class _Estimator(Ranged, frozen=True, tag_field="node"):
         Exactly that of the pooled rows, under disclosure control; with `epsilon` a differentially private one, charged to the same budget as
         queries. Raises `Denied`, `BudgetExceeded`, … as a release does, and `QueryError` where the joint rows have no such model.
         """
-        asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
+        asked = _joint(table)._asked(cast("Estimator", self), features, target, formula, missing, rounds)
         found: Fitted = table._session.model(asked, purpose, epsilon, delta, joined=table.joined)
         return found
 
@@ -92,7 +92,7 @@ class _Estimator(Ranged, frozen=True, tag_field="node"):
 
         `epsilon` per run, or its range; `budget` caps its sum (default: what all runs may take).
         """
-        asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
+        asked = _joint(table)._asked(cast("Estimator", self), features, target, formula, missing, rounds)
         return table._session.propose(
             asked,
             purpose,
@@ -104,6 +104,16 @@ class _Estimator(Ranged, frozen=True, tag_field="node"):
             days=days,
             joined=table.joined,
         )
+
+
+def _joint(table: JointTable) -> JointTable:
+    from .table import JointTable
+
+    if not isinstance(table, JointTable):
+        raise QueryError(
+            f"a model is fitted on a joint table, city.table(…), not on a {type(table).__name__}"
+        )
+    return table
 
 
 class StandardScaler(_Estimator, frozen=True, tag="standard_scaler"):

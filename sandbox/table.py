@@ -5,7 +5,7 @@ Each step returns a new object; nothing moves before `release`. Names follow Pol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 import msgspec
@@ -360,10 +360,18 @@ class JointTable:
 
         return on(of, self.name, None if self._where is None else self._inlined(self._where))
 
-    def _named(self, names: Sequence[str]) -> tuple[q.Derived, ...]:
+    def _named(self, names: Iterable[str]) -> tuple[q.Derived, ...]:
         """Columns by name; added ones as what they are made of."""
-        if isinstance(names, str):
-            raise QueryError("fit: 'features' must be a list of names")
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise QueryError(
+                "'features' must be a list of names, or a mapping of names to expressions: ['age', 'sex'], {'aged': col('age') > 65}"
+            )
+        names = list(names)
+        for name in names:
+            if not isinstance(name, str):
+                raise QueryError(
+                    f"'features' and 'target' are names of columns, not {type(name).__name__}: name an expression by with_columns() first"
+                )
         return tuple(q.Derived(name, self._inlined(q.Column(name))) for name in names)
 
     def _inlined(self, term: q.Expression) -> q.Expression:

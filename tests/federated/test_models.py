@@ -19,6 +19,7 @@ from sandbox.errors import (
     CatalogError,
     Denied,
     DepartmentFailed,
+    ParameterError,
     QueryError,
     TooFewDepartments,
 )
@@ -154,6 +155,33 @@ def test_predict_reads_the_features_alone_and_gives_a_value_a_row(town):
         fitted.predict(rows.drop(columns="smokes"))
     with pytest.raises(CatalogError, match="column 'height'"):
         fitted.predict(full.assign(height=100.0))
+
+
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        (lambda t, _: LinearRegression().fit(t, features=[col("height")], target="cost", purpose=PURPOSE),
+         "names of columns, not Expression"),
+        (lambda t, _: LinearRegression().fit(t, features=["height"], target=col("cost"), purpose=PURPOSE),
+         "names of columns, not Expression"),
+        (lambda t, _: LinearRegression().fit(t, features=None, target="cost", purpose=PURPOSE),
+         "'features' must be a list of names"),
+        (lambda _, f: LinearRegression().fit(f, features=["height"], target="cost", purpose=PURPOSE),
+         "on a joint table, .* not on a DataFrame"),
+        (lambda t, _: KMeans(1, init=((1e200,),)).fit(t, features=["height"], purpose=PURPOSE),
+         "'init' has 1e\\+200 for 'height'; allowed are -8 to 8"),
+        (lambda t, _: LogisticRegression().fit(t, features=["height"], target="ill", purpose=PURPOSE, rounds=3),
+         "'rounds' is of a differentially private fit: give 'epsilon'"),
+        (lambda t, _: PCA().fit(t, features=["height", "weight"], purpose=PURPOSE).summary(),
+         r"PCA has no summary\(\); it has model, predict\(\) and to_sklearn\(\)"),
+        (lambda t, _: LinearRegression().fit(t, features=["height"], target="cost", purpose=PURPOSE).to_xgboost(),
+         r"has no to_xgboost\(\); it has model, predict\(\) and summary\(\), to_sklearn\(\)"),
+    ],
+)  # fmt: skip
+def test_what_was_asked_wrongly_is_told_in_words(town, ask, text):
+    federation, everyone = town
+    with pytest.raises((QueryError, ParameterError), match=text):
+        ask(federation.city.table("t"), everyone.pooled())
 
 
 def test_private_models_and_queries_share_one_budget(opened):

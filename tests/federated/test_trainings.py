@@ -121,6 +121,23 @@ def test_an_exact_training_is_gradient_descent_on_the_pooled_rows(opened):
     assert [point.departments for point in trained.history.points] == [4] * 5
 
 
+def test_settings_that_no_training_has_or_that_it_needs_are_named(here):
+    table = here()[0].city.table("t")
+    given = {
+        "features": ["height"],
+        "target": "visits",
+        "loss": "squared_error",
+        "rounds": 1,
+        "purpose": PURPOSE,
+    }
+    with pytest.raises(
+        ParameterError, match="a training has no 'epochs'; it has table, features, target, loss"
+    ):
+        table.train(nn.Linear(1, 1), sampling_rate=1, epochs=3, **given)
+    with pytest.raises(ParameterError, match="a training needs 'sampling_rate' too"):
+        table.train(nn.Linear(1, 1), **given)
+
+
 def test_a_trained_regression_predicts_in_the_units_of_the_target_and_leaves_no_row_out(opened):
     federation, everyone = opened()
     table, pooled = federation.city.table("t"), everyone.pooled()
