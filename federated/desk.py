@@ -257,12 +257,12 @@ class Desk:
                 ticket.state == "running" and LAST_WORD in ticket.stages,
                 request.expires <= time.time(),
             )
-            if begun and (expired or not self._store.checkpoint(ticket.digest)):
+            if begun and not self._store.checkpoint(ticket.digest):
                 error = Cancelled(
                     "the coordinator stopped while the departments computed: what they charged is spent, and nothing was released. Ask again"
                 )
                 self._end(ticket.digest, error, state="interrupted")
-            elif expired:
+            elif expired and not begun:  # one that is charged goes on, however late
                 self._end(ticket.digest, Cancelled("it expired while the coordinator was stopped: ask again"))
             else:
                 if not begun:

@@ -7,6 +7,7 @@ and torch load only inside the methods that need them.
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, Union
 
 import msgspec
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from sandbox import query as q
 from sandbox.assessment import Contribution, Evaluation, Method
-from sandbox.catalog import DataSet, Schema
+from sandbox.catalog import Schema
 from sandbox.errors import QueryError
 from sandbox.fit import Fit
 from sandbox.prepared import prepared
@@ -136,17 +137,24 @@ class Fitted(_Model, frozen=True, kw_only=True, tag="fit"):
         return found
 
     def matrix(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Rows of one's own as the columns that the model was fitted on; raises `CatalogError` where they do not keep the schema."""
-        from sandbox.design_matrix import design, read
-        from sandbox.engine import Engine
-
-        dataset = DataSet("general-1", (), self.schema.columns, max_rows=max(len(frame), 1))
-        _, rows = read(Engine(self.fit.table, dataset, frame), design(self.fit, self.schema), bounded=False)
-        return rows.matrix
+        """Rows of one's own [rows, columns], in the columns that the model was fitted on. See `predict` for what is read of `frame`."""
+        return self._own(frame)[0]
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """The prediction for each row that takes part (`matrix`): of classifiers the probability of the second class."""
-        return self.model.predict(self.matrix(frame))
+        """One prediction a row of `frame`, in its order; NaN where a feature is null (unless the fit took nulls: `missing`).
+
+        Classifiers: the probability of the second class; of more than two, a column for each of `model.classes`. Regressions: the mean, in
+        the units of the target. `KMeans`: the index of the nearest centre. `PCA`, `StandardScaler`: the row's transformed columns.
+
+        Only the columns that the features are made of are read, neither the target nor those of a filter: every row is scored, also those
+        that the fit left out. Raises `CatalogError` where a column lacks, or does not keep its declared type, bounds or categories.
+        """
+        return scored(self.model.predict, *self._own(frame))
+
+    def _own(self, frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        from sandbox import design_matrix
+
+        return design_matrix.own(frame, design_matrix.design(self.fit, self.schema), self.schema)
 
     def to_sklearn(self) -> Any:
         """A fitted scikit-learn estimator over the columns of `matrix`."""
@@ -154,11 +162,21 @@ class Fitted(_Model, frozen=True, kw_only=True, tag="fit"):
 
     def to_xgboost(self) -> Any:
         """A Booster of the package `xgboost`; of boosted trees."""
-        return self.model.to_xgboost()  # type: ignore[union-attr]
+        return self._only("to_xgboost")()
 
     def summary(self) -> str:
         """The table of coefficients, as statsmodels prints it; of linear models."""
-        return str(self.model.summary())  # type: ignore[union-attr]
+        return str(self._only("summary")())
+
+    def _only(self, name: str) -> Any:
+        """What some models have; raises `QueryError` for another, with what it has."""
+        if not hasattr(self.model, name):
+            others = [each for each in ("summary", "to_sklearn", "to_xgboost") if hasattr(self.model, each)]
+            kind = type(self.fit.estimator).__name__
+            raise QueryError(
+                f"{kind} has no {name}(); it has model, predict() and {', '.join(f'{each}()' for each in others)}"
+            )
+        return getattr(self.model, name)
 
     def __repr__(self) -> str:
         kind = type(self.fit.estimator).__name__
@@ -184,20 +202,18 @@ class Trained(_Model, frozen=True, kw_only=True, tag="training"):
         return spec.module(self.training.layers, self.weights)
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """The outputs for each of one's own rows that takes part; raises `CatalogError` where they do not keep the schema."""
-        import torch
+        """One prediction a row of `frame`, in its order; NaN where a feature is null (unless the training took nulls: `missing`).
 
-        from sandbox import features
-        from sandbox.design_matrix import read
-        from sandbox.engine import Engine
+        With squared error the mean, in the units of the target; else the probability of the second class, or of more than two a column for
+        each. `module()` gives the network itself, whose outputs are logits, and scaled. What is read of `frame`: see `Fitted.predict`.
+        """
+        from sandbox import design_matrix, features
 
-        from .neural import features as inputs
+        from .neural.scorer import Scorer
 
-        dataset = DataSet("general-1", (), self.schema.columns, max_rows=max(len(frame), 1))
         design = features.design(self.training, self.schema)
-        _, rows = read(Engine(self.training.table, dataset, frame), design, bounded=False)
-        with torch.no_grad():
-            return np.asarray(self.module()(inputs.data(rows, design).x), np.float64)
+        scorer = Scorer(self.training, self.weights, design)
+        return scored(scorer.predict, *design_matrix.own(frame, design, self.schema))
 
     def __repr__(self) -> str:
         lines = [
@@ -281,6 +297,18 @@ def _told(figures: Figures) -> dict[str, Any]:
         told |= {"said 1st | is 1st": f"{a:,}", "said 2nd | is 1st": f"{b:,}"}
         told |= {"said 1st | is 2nd": f"{c:,}", "said 2nd | is 2nd": f"{d:,}"}
     return told
+
+
+def scored(
+    predict: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    matrix: NDArray[np.float64],
+    complete: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Predictions of the complete rows, among NaN for the others."""
+    some = predict(matrix[complete])
+    found = np.full((len(matrix), *some.shape[1:]), np.nan)
+    found[complete] = some
+    return found
 
 
 def plain(model: Any) -> Any:

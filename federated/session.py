@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -24,6 +24,7 @@ from sandbox.gate import Entry
 from sandbox.model import Model
 from sandbox.pending import Pending, Ticket
 from sandbox.plan import compile as compile_plan
+from sandbox.ranges import plain
 from sandbox.release import Explanation, Proposal, Release
 from sandbox.request import REQUEST, Privacy, Request
 from sandbox.roster import Roster
@@ -275,20 +276,21 @@ class City:
 
         from .neural import spec
 
+        _check_fields(fields, Training)
         training = Training(layers=spec.describe(module), **fields)
         if (epsilon is None) != (training.privacy is None):
             raise ParameterError("'epsilon' and 'privacy' belong together: give both, or neither")
         if epsilon is not None:
             delta = self._delta(cohort(training, self.schema(training.table))) if delta is None else delta
-            training = with_epsilon(training, epsilon, delta)
+            training = with_epsilon(training, plain(epsilon), plain(delta))
         return training
 
     def formula(
-        self, estimator: fit.Estimator, text: str, table: str
+        self, estimator: fit.Estimator, text: str, table: str, derived: Mapping[str, q.Expression]
     ) -> tuple[fit.Estimator, tuple[q.Derived, ...], q.Derived | None]:
         from .learn.formula import parse
 
-        parsed = parse(text, self.schema(table))
+        parsed = parse(text, self.schema(table), derived)
         if not parsed.intercept:
             if not hasattr(estimator, "fit_intercept"):
                 raise QueryError(f"formula: {type(estimator).__name__} has no intercept to leave out")
@@ -391,7 +393,11 @@ class City:
     ) -> Request:
         if not isinstance(purpose, str) or not purpose:
             raise ParameterError("'purpose' must be a non-empty text")
-        privacy = None
+        privacy, epsilon, delta = None, plain(epsilon), plain(delta)
+        if isinstance(model, fit.Fit) and model.rounds is not None and epsilon is None:
+            raise ParameterError(
+                "'rounds' is of a differentially private fit: give 'epsilon' too; an exact one ends by 'tol' or 'max_iter'"
+            )
         if epsilon is not None:
             dp.check_epsilon(epsilon)
             privacy = Privacy(float(epsilon), self._delta(query) if delta is None else delta)
@@ -412,3 +418,15 @@ class City:
     def _delta(self, query: q.Query) -> float:
         budgets = [entry.budget for entry in self.asked(query).values()]
         return min((budget.delta for budget in budgets if budget is not None), default=1e-6)
+
+
+def _check_fields(fields: dict[str, Any], kind: type[Training]) -> None:
+    """Raise `ParameterError` for a setting that no training has, or that each must have."""
+    known = [name for name in kind.__struct_fields__ if name != "layers"]
+    if unknown := sorted(set(fields) - set(known)):
+        raise ParameterError(f"a training has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
+    required = [
+        field.name for field in msgspec.structs.fields(kind) if field.required and field.name in known
+    ]
+    if absent := [name for name in required if name not in fields]:
+        raise ParameterError(f"a training needs {', '.join(map(repr, absent))} too")

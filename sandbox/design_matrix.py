@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,9 +24,9 @@ from . import bounds, compiler, syntax
 from . import fit as f
 from . import query as q
 from .backend import TABLE
-from .catalog import Schema
+from .catalog import DataSet, Schema
 from .engine import Engine
-from .errors import QueryError
+from .errors import CatalogError, ParameterError, QueryError
 from .terms import expression, number
 
 Floats = NDArray[np.float64]
@@ -136,7 +137,7 @@ def design(fit: f.Fit, schema: Schema) -> Design:
             columns.append(Column(f"{feature.name}[null]", i, 0.0, 1.0, indicator=True))
     if len(columns) > f.MAX_COLUMNS:
         raise QueryError(f"the features make {len(columns)} columns; allowed are at most {f.MAX_COLUMNS}")
-    _check_shape(fit.estimator, len(columns))
+    _check_shape(fit.estimator, columns)
     two = tuple(f.two_valued(feature.term, schema) for feature in fit.features)
     return Design(
         fit,
@@ -179,6 +180,36 @@ def read(source: Engine, wanted: Design, *, bounded: bool) -> tuple[str, Rows]:
     query = sql(wanted, source.dataset.schema(), TABLE, bounded=bounded)
     version, columns = source.read(query)
     return version, _rows(wanted, columns)
+
+
+def own(frame: Any, wanted: Design, schema: Schema) -> tuple[Floats, NDArray[np.bool_]]:
+    """All rows of a frame of one's own [rows, columns], in its order, whatever filter and target the fit had; and which of them the model
+    can score: a row is NaN where a feature is null, but for those that may be under "indicator" and "keep".
+
+    Only the columns that the features are made of are read. Raises `CatalogError` where one lacks, or does not keep its declaration.
+    """
+    fit = wanted.fit
+    used = sorted(frozenset().union(*(bounds.columns(feature.term) for feature in fit.features)))
+    if absent := [name for name in used if name not in frame.columns]:
+        raise CatalogError(f"the frame lacks the columns {absent}; the model reads {used}")
+    if not len(frame):
+        return np.empty((0, len(wanted.columns))), np.zeros(0, np.bool_)
+    columns = {name: msgspec.structs.replace(schema.columns[name], nullable=True) for name in used}
+    whole = [name for name in used if columns[name].type in ("integer", "boolean")]
+    rows = frame[used].assign(**{name: frame[name].convert_dtypes() for name in whole})  # despite nulls
+    source = Engine(fit.table, DataSet("general-1", (), columns, max_rows=len(frame)), rows)
+    alone = msgspec.structs.replace(fit, target=None, where=None, missing="keep")
+    plain = msgspec.structs.replace(wanted, fit=alone, target=None, watched=())
+    matrix = read(source, plain, bounded=False)[1].matrix
+    known = np.array([fit.missing != "drop" and wanted.nullable[column.feature] for column in wanted.columns])
+    complete: NDArray[np.bool_] = np.asarray(~np.isnan(matrix[:, ~known]).any(axis=1))
+    if fit.missing == "indicator":
+        for j in np.flatnonzero(known):
+            column = wanted.columns[j]
+            middle = 0.0 if column.level is not None else column.low / 2 + column.high / 2
+            matrix[np.isnan(matrix[:, j]), j] = middle
+    matrix[~complete] = np.nan
+    return matrix, complete
 
 
 def sql(wanted: Design, schema: Schema, table: str, *, bounded: bool) -> exp.Select:
@@ -255,12 +286,20 @@ def _rows(wanted: Design, columns: dict[str, Any]) -> Rows:
     return Rows(matrix, target, tuple(watched))
 
 
-def _check_shape(estimator: f.Estimator, columns: int) -> None:
+def _check_shape(estimator: f.Estimator, columns: Sequence[Column]) -> None:
+    size = len(columns)
     match estimator:
-        case f.PCA(n_components) if n_components is not None and n_components > columns:
-            raise QueryError(f"'n_components' is {n_components}; {columns} columns allow at most {columns}")
-        case f.KMeans(init=init) if any(len(center) != columns for center in init or ()):
-            raise QueryError(f"'init': each centre needs {columns} coordinates, one a column")
+        case f.PCA(n_components) if n_components is not None and n_components > size:
+            raise QueryError(f"'n_components' is {n_components}; {size} columns allow at most {size}")
+        case f.KMeans(init=init):
+            for center in init or ():
+                if len(center) != size:
+                    raise QueryError(f"'init': each centre needs {size} coordinates, one a column")
+                for value, column in zip(center, columns, strict=True):
+                    if not column.low <= value <= column.high:
+                        raise ParameterError(
+                            f"'init' has {value:g} for {column.name!r}; allowed are {column.low:g} to {column.high:g}"
+                        )
 
 
 def _watched(fit: f.Fit, schema: Schema) -> tuple[Watched, ...]:

@@ -11,7 +11,6 @@ Disclosure Control", 2012, section 6; the limits are those of research data cent
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Union, cast
 
@@ -23,6 +22,7 @@ from .catalog import Schema
 from .errors import ParameterError, QueryError
 from .prepared import prepared
 from .query import Node
+from .ranges import Ranged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +47,8 @@ Iterations = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Missing = Literal["drop", "indicator", "keep"]
 
 
-class _Estimator(Node, frozen=True):
-    """Base of estimators: parameters alone."""
+class _Estimator(Ranged, frozen=True, tag_field="node"):
+    """Base of estimators: parameters alone, checked as they are made."""
 
     def fit(
         self,
@@ -68,7 +68,7 @@ class _Estimator(Node, frozen=True):
         Exactly that of the pooled rows, under disclosure control; with `epsilon` a differentially private one, charged to the same budget as
         queries. Raises `Denied`, `BudgetExceeded`, … as a release does, and `QueryError` where the joint rows have no such model.
         """
-        asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
+        asked = _joint(table)._asked(cast("Estimator", self), features, target, formula, missing, rounds)
         found: Fitted = table._session.model(asked, purpose, epsilon, delta, joined=table.joined)
         return found
 
@@ -92,7 +92,7 @@ class _Estimator(Node, frozen=True):
 
         `epsilon` per run, or its range; `budget` caps its sum (default: what all runs may take).
         """
-        asked = table._asked(cast("Estimator", self), features, target, formula, missing, rounds)
+        asked = _joint(table)._asked(cast("Estimator", self), features, target, formula, missing, rounds)
         return table._session.propose(
             asked,
             purpose,
@@ -104,6 +104,16 @@ class _Estimator(Node, frozen=True):
             days=days,
             joined=table.joined,
         )
+
+
+def _joint(table: JointTable) -> JointTable:
+    from .table import JointTable
+
+    if not isinstance(table, JointTable):
+        raise QueryError(
+            f"a model is fitted on a joint table, city.table(…), not on a {type(table).__name__}"
+        )
+    return table
 
 
 class StandardScaler(_Estimator, frozen=True, tag="standard_scaler"):
@@ -225,7 +235,6 @@ def check(fit: Fit, schema: Schema) -> None:
         msgspec.convert(msgspec.to_builtins(fit), prepared(Fit))  # ranges hold for what was built here, too
     except msgspec.ValidationError as error:
         raise ParameterError(f"fit: {error}") from None
-    _check_finite(fit.estimator)
     if not 1 <= len(fit.features) <= MAX_FEATURES:
         raise QueryError(f"'features' has {len(fit.features)} entries; allowed are 1 to {MAX_FEATURES}")
     names = [feature.name for feature in (*fit.features, *((fit.target,) if fit.target else ()))]
@@ -358,15 +367,6 @@ def _check_conditions(derived: q.Derived, schema: Schema, what: str) -> None:
         raise QueryError(
             f"{what} mixes a condition into a number; allowed are conditions, and products of conditions and numbers"
         )
-
-
-def _check_finite(estimator: Estimator) -> None:
-    """msgspec's ranges let NaN pass."""
-    for field in estimator.__struct_fields__:
-        value = getattr(estimator, field)
-        numbers = [number for row in value for number in row] if isinstance(value, tuple) else [value]
-        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
-            raise ParameterError(f"{field!r} of {type(estimator).__name__} must be finite")
 
 
 def _check_missing(fit: Fit) -> None:

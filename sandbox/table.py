@@ -5,7 +5,7 @@ Each step returns a new object; nothing moves before `release`. Names follow Pol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 import msgspec
@@ -63,7 +63,7 @@ class Session(Protocol):
         self, module: nn.Module, fields: dict[str, Any], epsilon: float | None, delta: float | None
     ) -> Training: ...
     def formula(
-        self, estimator: fit.Estimator, text: str, table: str
+        self, estimator: fit.Estimator, text: str, table: str, derived: Mapping[str, q.Expression]
     ) -> tuple[fit.Estimator, tuple[q.Derived, ...], q.Derived | None]: ...
     def propose(
         self,
@@ -310,7 +310,8 @@ class JointTable:
             self._check_one_table("no formula is read")
             if features or target:
                 raise QueryError("fit: give 'formula', or 'features' and 'target'")
-            estimator, named, wanted = self._session.formula(estimator, formula, self.name)
+            added = {column.name: self._inlined(q.Column(column.name)) for column in self._derived}
+            estimator, named, wanted = self._session.formula(estimator, formula, self.name, added)
         else:
             if isinstance(features, Mapping):
                 named = tuple(
@@ -321,9 +322,10 @@ class JointTable:
                 named = self._named(features)
             wanted = self._named([target])[0] if target is not None else None
         from .fit import Fit
+        from .ranges import plain
 
         where = None if self._where is None else self._inlined(self._where)
-        return Fit(self.name, estimator, named, wanted, where, missing, rounds)
+        return Fit(self.name, estimator, named, wanted, where, missing, plain(rounds))
 
     def _check_one_table(self, what: str) -> None:
         if self.joined is not None:
@@ -358,10 +360,18 @@ class JointTable:
 
         return on(of, self.name, None if self._where is None else self._inlined(self._where))
 
-    def _named(self, names: Sequence[str]) -> tuple[q.Derived, ...]:
+    def _named(self, names: Iterable[str]) -> tuple[q.Derived, ...]:
         """Columns by name; added ones as what they are made of."""
-        if isinstance(names, str):
-            raise QueryError("fit: 'features' must be a list of names")
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise QueryError(
+                "'features' must be a list of names, or a mapping of names to expressions: ['age', 'sex'], {'aged': col('age') > 65}"
+            )
+        names = list(names)
+        for name in names:
+            if not isinstance(name, str):
+                raise QueryError(
+                    f"'features' and 'target' are names of columns, not {type(name).__name__}: name an expression by with_columns() first"
+                )
         return tuple(q.Derived(name, self._inlined(q.Column(name))) for name in names)
 
     def _inlined(self, term: q.Expression) -> q.Expression:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -33,8 +34,8 @@ class Parsed(msgspec.Struct, frozen=True):
     intercept: bool
 
 
-def parse(text: str, schema: Schema) -> Parsed:
-    """Features and target of a formula; raises `QueryError` for what the algebra does not hold.
+def parse(text: str, schema: Schema, derived: Mapping[str, q.Expression] | None = None) -> Parsed:
+    """Features and target of a formula; raises `QueryError` for what the algebra does not hold. `derived`: added columns, of declared ones.
 
     >>> from sandbox.catalog import Column
     >>> schema = Schema({"y": Column("real", (0, 1)), "x": Column("real", (0, 2))})
@@ -53,25 +54,30 @@ def parse(text: str, schema: Schema) -> Parsed:
     except (FormulaSyntaxError, SyntaxError) as error:
         raise QueryError(f"formula: {str(error).splitlines()[0]}") from None
     sides = formula if hasattr(formula, "rhs") else None
-    target = None
+    target, derived = None, derived or {}
     if sides is not None:
         left = [factor.expr for term in sides.lhs for factor in term.factors]
         if len(left) != 1:
             raise QueryError("formula: one target is needed left of '~'")
-        target = q.Derived(left[0], _term(left[0], schema))
+        target = q.Derived(left[0], _term(left[0], schema, derived))
     terms = [
         tuple(factor.expr for factor in term.factors) for term in (formula if sides is None else sides.rhs)
     ]
     intercept = ("1",) in terms
     terms = [term for term in terms if term != ("1",)]
     spanned = {frozenset[str]()} if intercept else set()
-    features = [feature for term in terms for feature in _features(term, spanned, schema)]
+    made = {factor: _term(factor, schema, derived) for term in terms for factor in term}
+    features = [feature for term in terms for feature in _features(term, spanned, made, schema)]
     return Parsed(tuple(features), target, intercept)
 
 
-def _features(term: tuple[str, ...], spanned: set[frozenset[str]], schema: Schema) -> list[q.Derived]:
+def _features(
+    term: tuple[str, ...],
+    spanned: set[frozenset[str]],
+    expressions: Mapping[str, q.Expression],
+    schema: Schema,
+) -> list[q.Derived]:
     """The features of one term. `spanned` holds the sub-terms whose columns are there already, each free of the others', and is added to."""
-    expressions = {factor: _term(factor, schema) for factor in term}
     categories = [factor for factor in term if bounds.infer(expressions[factor], schema).kind == "text"]
     numbers = frozenset(term) - set(categories)
     new = {
@@ -101,7 +107,7 @@ def _features(term: tuple[str, ...], spanned: set[frozenset[str]], schema: Schem
 
 
 def _columns(
-    factors: list[str], full: list[str], expressions: dict[str, q.Expression], schema: Schema
+    factors: list[str], full: list[str], expressions: Mapping[str, q.Expression], schema: Schema
 ) -> list[q.Derived]:
     """Products over factors, of which categories have several columns: all their levels where `full`, else all but the first."""
     parts = []
@@ -127,42 +133,46 @@ def _is(expression: q.Expression, level: str) -> q.Expression:
     return q.Compare("==", expression, q.Value(level))
 
 
-def _term(text: str, schema: Schema) -> q.Expression:
+def _term(text: str, schema: Schema, derived: Mapping[str, q.Expression]) -> q.Expression:
     """One factor as an expression."""
     try:
         tree = ast.parse(text.strip("`") if text.startswith("`") else text, mode="eval").body
     except SyntaxError:
         raise QueryError(f"formula: {text!r} is not an expression") from None
-    return _translated(tree, schema)
+    return _translated(tree, schema, derived)
 
 
-def _translated(node: ast.expr, schema: Schema) -> q.Expression:
+def _translated(node: ast.expr, schema: Schema, derived: Mapping[str, q.Expression]) -> q.Expression:
     match node:
+        case ast.Name(name) if name in derived:
+            return derived[name]
         case ast.Name(name):
             bounds.infer(q.Column(name), schema)
             return q.Column(name)
         case ast.Constant(value) if isinstance(value, int | float | str):
             return q.Value(value)
         case ast.UnaryOp(ast.USub(), inner):
-            return q.Arithmetic("-", q.Value(0), _translated(inner, schema))
+            return q.Arithmetic("-", q.Value(0), _translated(inner, schema, derived))
         case ast.BinOp(left, ast.Pow(), ast.Constant(power)):
             if not isinstance(power, int) or not 2 <= power <= MAX_POWER:
                 raise QueryError(f"formula: powers may be 2 to {MAX_POWER}")
-            base = _translated(left, schema)
+            base = _translated(left, schema, derived)
             product = base
             for _ in range(power - 1):
                 product = q.Arithmetic("*", product, base)
             return product
         case ast.BinOp(left, operator, right) if type(operator) in _OPERATORS:
             return q.Arithmetic(
-                _OPERATORS[type(operator)], _translated(left, schema), _translated(right, schema)
+                _OPERATORS[type(operator)],
+                _translated(left, schema, derived),
+                _translated(right, schema, derived),
             )
         case ast.Call(ast.Name("I"), [inner], []):
-            return _translated(inner, schema)
+            return _translated(inner, schema, derived)
         case ast.Call(ast.Name("abs"), [inner], []):
-            return q.Absolute(_translated(inner, schema))
+            return q.Absolute(_translated(inner, schema, derived))
         case ast.Call(ast.Name("C"), [inner], []):
-            return _category(_translated(inner, schema), schema)
+            return _category(_translated(inner, schema, derived), schema)
     raise QueryError(
         f"formula: {ast.unparse(node)!r} cannot be bounded; allowed are columns, numbers, + - * /, powers, abs(), I() and C()"
     )

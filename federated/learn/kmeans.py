@@ -36,6 +36,7 @@ class Clusters(Model, frozen=True, tag="k_means"):
     departments: int
 
     def predict(self, matrix: Floats) -> Floats:
+        """The index of each row's nearest centre."""
         return nearest(matrix, np.array(self.centers))[0].astype(np.float64)
 
     def to_sklearn(self) -> Any:

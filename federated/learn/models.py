@@ -28,7 +28,7 @@ class Model(msgspec.Struct, frozen=True, tag_field="model"):
         raise NotImplementedError
 
     def predict(self, matrix: Floats) -> Floats:
-        """The predicted mean of each row, or probability of the second class."""
+        """The predicted mean of each row, or probability of the second class; of more than two classes, of each [rows, classes]."""
         return self.raw(matrix)
 
 
@@ -76,15 +76,16 @@ class LinearModel(_Linear, frozen=True, tag="linear"):
 
     @property
     def r_squared(self) -> float:
-        return 1 - self.residual_squares / self.total_squares
+        """NaN where the target never varies, as statsmodels has it."""
+        return 1 - _ratio(self.residual_squares, self.total_squares)
 
     @property
     def adjusted_r_squared(self) -> float:
-        return 1 - (1 - self.r_squared) * (self.rows - self.intercept) / self.residual_freedom
+        return 1 - _ratio((1 - self.r_squared) * (self.rows - self.intercept), self.residual_freedom)
 
     @property
     def covariance(self) -> Floats:
-        sampling = np.array(self.unscaled) * self.residual_squares / self.residual_freedom
+        sampling = np.array(self.unscaled) * _ratio(self.residual_squares, self.residual_freedom)
         return sampling + np.array(self.noise) if self.noise else sampling
 
     @property
@@ -93,7 +94,8 @@ class LinearModel(_Linear, frozen=True, tag="linear"):
 
     @property
     def t_values(self) -> Floats:
-        return np.array(self.coefficients) / self.standard_errors
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.array(self.coefficients) / self.standard_errors
 
     @property
     def p_values(self) -> Floats:
@@ -107,13 +109,15 @@ class LinearModel(_Linear, frozen=True, tag="linear"):
         from scipy import special
 
         freedom = self.parameters - self.intercept
-        between = (self.total_squares - self.residual_squares) / freedom
-        value = between / (self.residual_squares / self.residual_freedom)
+        between = _ratio(self.total_squares - self.residual_squares, freedom)
+        value = _ratio(between, _ratio(self.residual_squares, self.residual_freedom))
         return value, float(special.fdtrc(freedom, self.residual_freedom, value))
 
     @property
     def log_likelihood(self) -> float:
         n = self.rows
+        if not self.residual_squares:
+            return math.inf  # of a target that is a sum of its features
         return -n / 2 * (LOG_2PI + math.log(self.residual_squares / n) + 1)
 
     def interval(self, level: float = 0.95) -> Floats:
@@ -178,7 +182,7 @@ class _Generalised(_Linear, frozen=True):
     def pseudo_r_squared(self) -> float:
         """McFadden's; NaN where no likelihood is known."""
         own, null = self.log_likelihood, self.null_log_likelihood
-        return math.nan if own is None or null is None else 1 - own / null
+        return math.nan if own is None or null is None else 1 - _ratio(own, null)
 
     def interval(self, level: float = 0.95) -> Floats:
         """Confidence intervals of the coefficients, [coefficients, 2]."""
@@ -250,6 +254,12 @@ class PoissonModel(_Generalised, frozen=True, tag="poisson"):
         estimator = self._fill(PoissonRegressor(alpha=self.alpha, fit_intercept=self.intercept))
         estimator.n_iter_, estimator._base_loss = self.iterations, HalfPoissonLoss()
         return estimator
+
+
+def _ratio(above: float, below: float) -> float:
+    """NaN of 0 / 0, infinite of anything else over 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(above, below))
 
 
 def table(

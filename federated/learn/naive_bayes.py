@@ -43,7 +43,10 @@ class Bayes(Model, frozen=True, tag="gaussian_nb"):
         return found
 
     def predict(self, matrix: Floats) -> Floats:
-        return self.raw(matrix).argmax(axis=1).astype(np.float64)
+        raw = self.raw(matrix)
+        odds = np.exp(raw - raw.max(axis=1, keepdims=True))
+        found: Floats = odds / odds.sum(axis=1, keepdims=True)
+        return found[:, 1] if len(self.classes) == 2 else found
 
     def to_sklearn(self) -> Any:
         """A fitted `sklearn.naive_bayes.GaussianNB`."""

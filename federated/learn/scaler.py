@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .learner import Learner
-from .models import Model, Vector
+from .models import Floats, Model, Vector
 from .moments import Moments
 
 
@@ -19,6 +19,11 @@ class Scaler(Model, frozen=True, tag="scaler"):
     deviation: Vector
     rows: int
     departments: int
+
+    def raw(self, matrix: Floats) -> Floats:
+        """The scaled columns; a constant one is only moved to 0."""
+        deviation = np.array(self.deviation)
+        return (matrix - np.array(self.mean)) / np.where(deviation > 0, deviation, 1.0)
 
     def to_sklearn(self) -> Any:
         """A fitted `sklearn.preprocessing.StandardScaler`; a constant column is left at scale 1, as there."""

@@ -23,9 +23,7 @@ class Scorer:
 
     def raw(self, matrix: Floats) -> Floats:
         """Log-odds of the second class, or predictions in the units of the target."""
-        x = torch.from_numpy(features.scaled(matrix, self._design).astype(np.float32))
-        with torch.no_grad():
-            outputs = np.asarray(self._module(x), np.float64)
+        outputs = self._outputs(matrix)
         if self._loss == "cross_entropy":
             return np.asarray(outputs[:, 1] - outputs[:, 0])
         if self._loss == "binary_cross_entropy":
@@ -39,5 +37,16 @@ class Scorer:
         return np.concatenate([self.raw(matrix[i : i + 1]) for i in range(len(matrix))])
 
     def predict(self, matrix: Floats) -> Floats:
+        """Probabilities of the second class, or of more than two classes of each [rows, classes]; or predictions in the units of the target."""
+        assert self._design.target is not None
+        if len(self._design.target.classes) > 2:
+            outputs = self._outputs(matrix)
+            odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            return np.asarray(odds / odds.sum(axis=1, keepdims=True))
         raw = self.raw(matrix)
         return raw if self._loss == "squared_error" else 1 / (1 + np.exp(-np.clip(raw, -700, 700)))
+
+    def _outputs(self, matrix: Floats) -> Floats:
+        x = torch.from_numpy(features.scaled(matrix, self._design).astype(np.float32))
+        with torch.no_grad():
+            return np.asarray(self._module(x), np.float64)

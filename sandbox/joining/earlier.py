@@ -90,13 +90,16 @@ class Joins:
         """Why no exact release of this joined table may be made; empty if one may."""
         with self._database.transaction(write=False):
             rows = self._database.execute(
-                "SELECT DISTINCT scope, version FROM releases WHERE dataset = ?", (dataset,)
+                "SELECT signed, version FROM releases WHERE dataset = ? GROUP BY scope, version", (dataset,)
             ).fetchall()
-        if any(other != scope for other, _ in rows):
-            return (
-                f"{dataset!r} has exact releases joined with other tables, or otherwise declared, from which the new one could be "
-                "subtracted: give an epsilon"
-            )
+        for signed, _ in rows:
+            asked: Request = decode(decode(signed.encode(), Signed).body, Request)
+            if scope_of(asked) != scope and asked.query.joined is not None:
+                tables = ", ".join(sorted(asked.query.joined.tables))
+                return (
+                    f"{dataset!r} has exact releases of {tables} joined on {asked.query.joined.on!r}: only that join, declared as it was, "
+                    "may be asked exactly, since anything else could be subtracted from it: ask that join, or give an epsilon"
+                )
         if any(other != version for _, other in rows):
             return (
                 f"the data of {dataset!r} have changed since an exact release of this joined table, from which the new one could be "
@@ -185,8 +188,11 @@ class Joins:
 
 
 def scope_of(request: Request) -> str:
-    """What names the joined table of a request, as declared."""
-    return q.digest((request.query.joined, request.schemas)).hex()
+    """What names the joined table of a request, as declared: in whichever order its tables were named, since the people in it are the same."""
+    joined = request.query.joined
+    assert joined is not None
+    declared = sorted(zip(joined.tables, request.schemas, strict=False), key=lambda table: table[0])
+    return q.digest((joined.on, sorted(joined.tables), declared, len(request.schemas))).hex()
 
 
 def _json(values: Sequence[int] | range) -> str:

@@ -140,7 +140,7 @@ def test_another_set_of_tables_is_refused_and_was_worth_it(monkeypatch):
             catalogs[name] = Catalog(name, {"t": dataset})
         return local.open_federation(catalogs, {name: {"t": frame} for name, frame in rows.items()})
 
-    with pytest.raises(Denied, match="exact releases joined with other tables"):
+    with pytest.raises(Denied, match=r"exact releases of \S+, \S+, \S+ joined on 'id': only that join"):
         attack(wider())
     monkeypatch.setattr(door, "against", lambda *_given: [])
     monkeypatch.setattr(driving.cohorts, "refusals", lambda *_given: ())

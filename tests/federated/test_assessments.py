@@ -103,7 +103,7 @@ def test_a_network_exactly_and_privately(opened):
         purpose=PURPOSE, epsilon=3.0,
     )  # fmt: skip
     scores = trained.predict(pooled)
-    auc = metrics.roc_auc_score(pooled["ill"], scores[:, 1] - scores[:, 0])
+    auc = metrics.roc_auc_score(pooled["ill"], scores)
     found = trained.evaluate(table, purpose=PURPOSE).figures
     assert found.auc_bounds[0] <= auc <= found.auc_bounds[1]
     before = federation.spent()

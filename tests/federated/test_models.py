@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
+import statsmodels.formula.api as smf
 import xgboost
 from modelled import COLUMNS, FEATURES, PURPOSE, matrix, opener
 from sklearn import cluster, decomposition, linear_model, naive_bayes
@@ -18,6 +19,7 @@ from sandbox.errors import (
     CatalogError,
     Denied,
     DepartmentFailed,
+    ParameterError,
     QueryError,
     TooFewDepartments,
 )
@@ -71,6 +73,20 @@ def test_a_formula_and_a_filter(town):
     np.testing.assert_allclose(fitted.model.coefficients, wanted.params, rtol=1e-9)
 
 
+def test_a_formula_of_added_columns(town):
+    federation, everyone = town
+    table = federation.city.table("t").with_columns(
+        tall=col("height") > 0, size=col("height") * 2, large=col("weight") > 1
+    )
+    table = table.with_columns(both=col("size") + col("weight"))
+    fitted = LinearRegression().fit(table, formula="both ~ visits * tall + C(large)", purpose=PURPOSE)
+    pooled = everyone.pooled().eval("tall = height > 0\nboth = height * 2 + weight\nlarge = weight > 1")
+    wanted = smf.ols("both ~ visits * tall + C(large)", pooled).fit()
+    assert fitted.model.r_squared == pytest.approx(wanted.rsquared, rel=1e-9)
+    with pytest.raises(QueryError, match="unknown column 'wide'"):
+        LinearRegression().fit(table, formula="both ~ wide", purpose=PURPOSE)
+
+
 def test_generalised_linear_models_are_scikit_learns(town):
     federation, everyone = town
     table, pooled = federation.city.table("t"), everyone.pooled()
@@ -116,6 +132,56 @@ def test_bayes_and_boosting(town):
     data = xgboost.DMatrix(boosted.matrix(pooled), feature_names=booster.feature_names)
     np.testing.assert_allclose(boosted.predict(pooled), booster.predict(data), rtol=1e-5)
     assert ((booster.predict(data) > 0.5) == pooled["ill"]).mean() > 0.55
+
+
+def test_predict_reads_the_features_alone_and_gives_a_value_a_row(town):
+    federation, everyone = town
+    table = federation.city.table("t").filter(col("smokes"))
+    fitted = LogisticRegression().fit(
+        table, features=["height", "smokes", "region"], target="ill", purpose=PURPOSE
+    )
+    full = everyone.pooled()
+    rows = full[["region", "height", "smokes"]].astype({"smokes": object})
+    rows.loc[rows.index % 5 == 0, "height"] = None
+    rows.loc[rows.index % 7 == 0, "smokes"] = None
+    rows.loc[rows.index % 11 == 0, "region"] = None
+    complete = rows.notna().all(axis=1).to_numpy()
+    found = fitted.predict(rows)
+    np.testing.assert_array_equal(np.isnan(found), ~complete)
+    wanted = fitted.to_sklearn().predict_proba(fitted.matrix(full))[:, 1]
+    np.testing.assert_allclose(found[complete], wanted[complete], rtol=1e-12)
+    assert len(fitted.predict(rows[:0])) == 0
+    with pytest.raises(CatalogError, match=r"lacks the columns \['smokes'\]; the model reads"):
+        fitted.predict(rows.drop(columns="smokes"))
+    with pytest.raises(CatalogError, match="column 'height'"):
+        fitted.predict(full.assign(height=100.0))
+
+
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        (lambda t, _: LinearRegression().fit(t, features=[col("height")], target="cost", purpose=PURPOSE),
+         "names of columns, not Expression"),
+        (lambda t, _: LinearRegression().fit(t, features=["height"], target=col("cost"), purpose=PURPOSE),
+         "names of columns, not Expression"),
+        (lambda t, _: LinearRegression().fit(t, features=None, target="cost", purpose=PURPOSE),
+         "'features' must be a list of names"),
+        (lambda _, f: LinearRegression().fit(f, features=["height"], target="cost", purpose=PURPOSE),
+         "on a joint table, .* not on a DataFrame"),
+        (lambda t, _: KMeans(1, init=((1e200,),)).fit(t, features=["height"], purpose=PURPOSE),
+         "'init' has 1e\\+200 for 'height'; allowed are -8 to 8"),
+        (lambda t, _: LogisticRegression().fit(t, features=["height"], target="ill", purpose=PURPOSE, rounds=3),
+         "'rounds' is of a differentially private fit: give 'epsilon'"),
+        (lambda t, _: PCA().fit(t, features=["height", "weight"], purpose=PURPOSE).summary(),
+         r"PCA has no summary\(\); it has model, predict\(\) and to_sklearn\(\)"),
+        (lambda t, _: LinearRegression().fit(t, features=["height"], target="cost", purpose=PURPOSE).to_xgboost(),
+         r"has no to_xgboost\(\); it has model, predict\(\) and summary\(\), to_sklearn\(\)"),
+    ],
+)  # fmt: skip
+def test_what_was_asked_wrongly_is_told_in_words(town, ask, text):
+    federation, everyone = town
+    with pytest.raises((QueryError, ParameterError), match=text):
+        ask(federation.city.table("t"), everyone.pooled())
 
 
 def test_private_models_and_queries_share_one_budget(opened):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from federated.desk import Desk
 from federated.neural import features as inputs
 from federated.neural import spec
 from federated.requests import Requests
-from federated.session import City
+from federated.session import LIFETIME, City
 from sandbox import col, count, entries, features
 from sandbox import query as q
 from sandbox import training as t
@@ -118,8 +120,47 @@ def test_an_exact_training_is_gradient_descent_on_the_pooled_rows(opened):
     np.testing.assert_allclose(
         found, nn.utils.parameters_to_vector(wanted.parameters()).detach(), rtol=0, atol=1e-6
     )
-    np.testing.assert_allclose(trained.predict(pooled), trained.module()(data.x).detach(), atol=1e-6)
+    chances = torch.softmax(trained.module()(data.x).detach(), dim=1)[:, 1]
+    np.testing.assert_allclose(trained.predict(pooled), chances, atol=1e-6)
+    np.testing.assert_allclose(trained.predict(pooled[NAMES].iloc[::-1]), chances.flip(0), atol=1e-6)
     assert [point.departments for point in trained.history.points] == [4] * 5
+
+
+def test_settings_that_no_training_has_or_that_it_needs_are_named(here):
+    table = here()[0].city.table("t")
+    given = {
+        "features": ["height"],
+        "target": "visits",
+        "loss": "squared_error",
+        "rounds": 1,
+        "purpose": PURPOSE,
+    }
+    with pytest.raises(
+        ParameterError, match="a training has no 'epochs'; it has table, features, target, loss"
+    ):
+        table.train(nn.Linear(1, 1), sampling_rate=1, epochs=3, **given)
+    with pytest.raises(ParameterError, match="a training needs 'sampling_rate' too"):
+        table.train(nn.Linear(1, 1), **given)
+
+
+def test_a_trained_regression_predicts_in_the_units_of_the_target_and_leaves_no_row_out(opened):
+    federation, everyone = opened()
+    table, pooled = federation.city.table("t"), everyone.pooled()
+    trained = table.filter(col("smokes")).train(
+        nn.Linear(5, 1), features=["height", "smokes", "region", "weight"], target="visits", loss="squared_error",
+        rounds=3, sampling_rate=1, purpose=PURPOSE,
+    )  # fmt: skip
+    rows = pooled[["region", "smokes", "weight", "height"]].assign(
+        height=pooled["height"].where(np.arange(len(pooled)) % 7 > 0)
+    )
+    found = trained.predict(rows)
+    assert len(found) == len(rows)
+    np.testing.assert_array_equal(np.isnan(found), rows["height"].isna())
+    smokers = pooled[pooled["smokes"]]
+    theirs = trained.evaluate(table.filter(col("smokes")), purpose=PURPOSE).figures
+    assert np.mean((trained.predict(smokers) - smokers["visits"]) ** 2) ** 0.5 == pytest.approx(
+        theirs.rmse, rel=1e-6
+    )
 
 
 def test_a_private_training_is_charged_once_beside_queries_and_fits(opened):
@@ -180,7 +221,7 @@ def test_a_node_that_restarts_goes_on_is_not_charged_again_and_gives_no_round_aw
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path):
+def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path, monkeypatch):
     """It ends in the third round, which departments have answered: that one is used up, the others follow, and nothing is charged twice."""
     federation, everyone = here("general-4")
 
@@ -199,6 +240,11 @@ def test_a_coordinator_that_restarts_goes_on_with_a_training(here, tmp_path):
     assert city.request(pending.digest).state == "running"
     federation.wire.restore()
     before = federation.spent()
+    # Its request has expired by everyone's clock; and a node was started anew, too.
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + LIFETIME + 60)
+    for gate in federation.gates.values():
+        gate.state.clock = time.time
+    federation.restart("birch")
     again = session()
     trained = again.request(pending.digest).result()
     assert [point.round for point in trained.history.points] == [0, 1, 3, 4, 5]

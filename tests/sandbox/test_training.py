@@ -76,6 +76,15 @@ def test_equal_trainings_have_equal_digests_however_they_were_made():
     assert ints.digest() == floats.digest()
 
 
+def test_numbers_of_numpy_are_the_same_training():
+    made = training(
+        rounds=np.int64(10), sampling_rate=np.float64(0.5), optimiser=t.Sgd(np.float32(0.5), np.int8(0))
+    )
+    plain = training(rounds=10, sampling_rate=0.5, optimiser=t.Sgd(0.5, 0.0))
+    assert made == plain
+    assert made.digest() == plain.digest()
+
+
 OUTSIDE = [
     (lambda v: training(rounds=v), "rounds", (0, 100_001, 1.5, True)),
     (lambda v: training(local_steps=v, rounds=1), "local_steps", (0, -1)),

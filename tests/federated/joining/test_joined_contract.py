@@ -63,6 +63,16 @@ def test_a_second_release_is_compared_with_the_first(opened, wide):
     assert release.frame["count"].sum() == len(clinic.merged(clinic.frames(300)))
 
 
+def test_the_order_in_which_tables_are_named_is_no_other_join(opened, wide):
+    merged = clinic.merged(clinic.frames(300))
+    wide.agg(count()).release(purpose=clinic.PURPOSE)
+    turned = opened.city.join(*reversed(clinic.TABLES), on="person")
+    release = turned.group_by("sex").agg(count()).release(purpose=clinic.PURPOSE)
+    assert release.frame["count"].tolist() == merged.groupby("sex").size().tolist()
+    with pytest.raises(Denied, match="fewer than 10 units"):
+        turned.filter(col("age") < 90).agg(count()).release(purpose=clinic.PURPOSE)
+
+
 @pytest.mark.parametrize("step", ["hello", "table", "probe", "turn"])
 def test_a_department_that_vanishes_ends_the_join(here, step):
     wide = here.city.join(*clinic.TABLES, on="person")

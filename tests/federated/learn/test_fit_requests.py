@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from pooling import column, request
 
 from federated.learn.layout import Layout, real, symmetric, triangle, whole
 from mpc.errors import Overflow
-from sandbox import design_matrix, disclosure
+from sandbox import design_matrix, disclosure, keys
 from sandbox import fit as f
 from sandbox import query as q
 from sandbox.catalog import Column, DataSet, Schema
@@ -110,19 +111,95 @@ def test_hostile_bytes_are_refused(data):
         ),
         (request(f.LinearRegression(), ("age",), "income", missing="keep"), ParameterError, "'keep'"),
         (request(f.KMeans(2, ((1.0,),)), ("age",)), ParameterError, "'init' has 1 centres"),
-        (request(f.KMeans(0), ("age",)), ParameterError, "n_clusters"),
-        (request(f.KMeans(1, ((math.nan,),)), ("age",)), ParameterError, "'init' of KMeans must be finite"),
-        (request(f.LogisticRegression(C=math.nan), ("age",), "smokes"), ParameterError, "C"),
-        (
-            request(f.HistGradientBoostingClassifier(max_bins=300), ("age",), "smokes"),
-            ParameterError,
-            "max_bins",
-        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_spent(fit, error, text):
     with pytest.raises(error, match=text):
         design(fit, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (lambda: f.KMeans(0), "'n_clusters' of KMeans: Expected `int` >= 1"),
+        (lambda: f.KMeans(1, ((math.nan,),)), "'init' of KMeans must be a finite number"),
+        (lambda: f.LogisticRegression(C=math.nan), "'C' of LogisticRegression"),
+        (
+            lambda: f.LogisticRegression(C="1"),
+            "'C' of LogisticRegression: Expected `float | null`, got `str`",
+        ),
+        (lambda: f.LogisticRegression(C=True), "got `bool`"),
+        (lambda: f.LogisticRegression(C=-1.0), "'C'"),
+        (lambda: f.LogisticRegression(tol=0.5), "'tol'"),
+        (lambda: f.PoissonRegressor(max_iter=0), "'max_iter'"),
+        (lambda: f.HistGradientBoostingClassifier(max_bins=300), "'max_bins'"),
+    ],
+)
+def test_a_parameter_outside_its_range_is_named_as_it_is_given(made, text):
+    with pytest.raises(ParameterError, match=re.escape(text)):
+        made()
+
+
+@pytest.mark.parametrize(
+    ("made", "meant"),
+    [
+        (f.LogisticRegression(C=1), f.LogisticRegression(C=1.0)),
+        (
+            f.LogisticRegression(C=np.float64(2), max_iter=np.int64(3)),
+            f.LogisticRegression(C=2.0, max_iter=3),
+        ),
+        (f.LinearRegression(fit_intercept=np.bool_(False)), f.LinearRegression(fit_intercept=False)),
+        (f.PoissonRegressor(alpha=0), f.PoissonRegressor(alpha=0.0)),
+        (f.GaussianNB(var_smoothing=0), f.GaussianNB(var_smoothing=0.0)),
+        (
+            f.HistGradientBoostingClassifier(learning_rate=1, l2_regularization=0),
+            f.HistGradientBoostingClassifier(learning_rate=1.0, l2_regularization=0.0),
+        ),
+        (f.KMeans(2, init=((10,), (50,))), f.KMeans(2, init=((10.0,), (50.0,)))),
+        (f.KMeans(2, init=np.array([[10], [50]])), f.KMeans(2, init=((10.0,), (50.0,)))),
+        (f.KMeans(2, init=[np.array([10.0]), [50]]), f.KMeans(2, init=((10.0,), (50.0,)))),
+    ],
+)
+def test_whole_numbers_and_numpys_are_the_numbers_that_they_mean(made, meant):
+    asked, wanted = request(made, ("age",), "smokes"), request(meant, ("age",), "smokes")
+    assert asked == wanted
+    assert asked.digest() == wanted.digest()
+    assert keys.decode(q.canonical(asked), f.Fit) == wanted
+
+
+@pytest.mark.parametrize(
+    ("estimator", "missing", "expected", "complete"),
+    [
+        (f.LinearRegression(), "drop", [[1, 0], [np.nan] * 2, [np.nan] * 2, [3, 1]], [1, 0, 0, 1]),
+        (
+            f.LinearRegression(),
+            "indicator",
+            [[1, 0, 0], [0, 1, 1], [np.nan] * 3, [3, 0, 1]],
+            [1, 1, 0, 1],
+        ),
+        (
+            f.HistGradientBoostingRegressor(),
+            "keep",
+            [[1, 0], [np.nan, 1], [np.nan] * 2, [3, 1]],
+            [1, 1, 0, 1],
+        ),
+    ],
+)
+def test_ones_own_rows_are_all_there_with_the_nulls_that_the_fit_took(estimator, missing, expected, complete):
+    fit = request(estimator, ("income", "smokes"), "age", where=q.Column("smokes"), missing=missing)
+    frame = pd.DataFrame({"smokes": [False, True, None, True], "income": [1.0, None, 2.0, 3.0]})
+    matrix, scored = design_matrix.own(frame, design(fit, SCHEMA), SCHEMA)
+    np.testing.assert_array_equal(matrix, expected)
+    np.testing.assert_array_equal(scored, np.array(complete, bool))
+
+
+def test_ones_own_rows_keep_their_order():
+    fit = request(f.LinearRegression(), ("age",), "income")
+    ages = np.random.default_rng(0).integers(0, 101, 300_000).astype(float)
+    ages[::1000] = np.nan
+    matrix, complete = design_matrix.own(pd.DataFrame({"age": ages}), design(fit, SCHEMA), SCHEMA)
+    np.testing.assert_array_equal(matrix[:, 0], ages)
+    np.testing.assert_array_equal(complete, ~np.isnan(ages))
 
 
 def test_the_matrix_holds_what_is_declared():

@@ -16,7 +16,7 @@ from sandbox import disclosure
 from sandbox import fit as f
 from sandbox import query as q
 from sandbox.catalog import Column
-from sandbox.errors import ParameterError, QueryError
+from sandbox.errors import QueryError
 
 CREDIT = ("student", "balance", "income")
 CARE = ("hospital", "chronic", "age", "gender", "school", "insurance")
@@ -170,19 +170,6 @@ def test_a_class_or_level_of_few_rows_is_refused(credit):
     assert reasons(f.Fit("t", f.LogisticRegression(), (rare,), column("default"))) == [
         "level rare, not 0: fewer than 10 rows"
     ]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error", "text"),
-    [
-        (f.LogisticRegression(C=-1.0), ParameterError, "C"),
-        (f.PoissonRegressor(max_iter=0), ParameterError, "max_iter"),
-        (f.LogisticRegression(tol=0.5), ParameterError, "tol"),
-    ],
-)
-def test_parameters_outside_their_range_are_named(credit, wrong, error, text):
-    with pytest.raises(error, match=text):
-        credit.fit(request(wrong, CREDIT, "default"))
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)

@@ -100,6 +100,21 @@ def test_longley_is_right_to_nine_digits():
     np.testing.assert_allclose(model.coefficients, certified, rtol=1e-9)
 
 
+def test_a_target_that_never_varies_is_printed_as_statsmodels_prints_it():
+    frame = pd.DataFrame({"x": np.arange(30.0), "y": 0.0})
+    schema = declared(frame, slack=1) | {"y": Column("real", (-1.0, 1.0))}
+    model = Departments(schema, split(frame, "thirds")).fit(request(f.LinearRegression(), ("x",), "y"))
+    oracle = sm.OLS(frame["y"], sm.add_constant(frame["x"])).fit()
+    assert np.isnan(oracle.rsquared)
+    for name in ("r_squared", "adjusted_r_squared"):
+        assert np.isnan(getattr(model, name))
+    assert np.isnan(model.f_statistic).all()
+    assert np.isnan(model.p_values).all()
+    assert model.log_likelihood == oracle.llf == np.inf
+    np.testing.assert_array_equal(model.interval(), oracle.conf_int())
+    assert "nan" in model.summary()
+
+
 def test_without_intercept(diamonds):
     model = diamonds.fit(request(f.LinearRegression(fit_intercept=False), ("carat", "depth"), "price"))
     oracle = sm.OLS(diamonds.pooled["price"], diamonds.pooled[["carat", "depth"]]).fit()
