@@ -38,6 +38,7 @@ from . import logs, metrics
 from .deploy.authority import read_certificate
 from .flower.fleet import HEARTBEAT, BadMessage, Fleet, LinkDown, LinkRefused
 from .flower.local import context
+from .joining import spelling
 from .messages import KINDS
 from .node import Node
 
@@ -173,6 +174,8 @@ def open_gate(config: NodeConfig, passphrase: str | None = None) -> tuple[Gate, 
             name: Engine(name, dataset, directory=config.catalog.parent)
             for name, dataset in catalog.datasets.items()
         }
+        for engine in engines.values():
+            spelling.check(engine)
     except BaseException:
         state.close()
         raise

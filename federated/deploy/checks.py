@@ -261,7 +261,10 @@ def _model(name: str, declared: Declared, config: NodeConfig) -> str:
 
 
 def _dataset(name: str, dataset: DataSet, config: NodeConfig) -> str:
+    from ..joining import spelling
+
     engine = Engine(name, dataset, directory=config.catalog.parent)
+    spelling.check(engine)
     found = "reachable, and within what is declared"
     if isinstance(dataset.source, Postgres) and _may_write(engine, dataset.source):
         found += "; its role may also write there: give it one that may only read"

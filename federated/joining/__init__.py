@@ -3,6 +3,7 @@
     offered    what `city.join(…)` gives: the joined table, from what the departments offer
     question   a request -> the `mpc.join.Question` that every party makes for itself, and sums -> the plan's vector
     sides      a department's end: the gate's word, then blinded shares
+    spelling   whether each person has one, checked at the owner as a node starts
     driving    the coordinator's end: hello, tables, probe, turns
     regression least squares from the sums
     telling    what a join will do, and who learns what of it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+import types
 
 import clinic
 import msgspec
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from federated import local, messages
+from federated.deploy import checks
 from federated.joining.messages import Step
 from federated.joining.sides import Kept
 from mpc.errors import Replayed
@@ -136,6 +138,30 @@ def test_keys_that_repeat_once_they_are_spelt_alike_are_refused_before_anything_
     with pytest.raises(DepartmentFailed, match="x: OutOfRange: keys: must be unique"):
         ask(town)
     assert charged(town) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("view", [None, {"n": Summary("count")}])
+def test_an_owner_is_told_of_a_person_with_two_spellings(tmp_path, view):
+    columns = {"k": Column("identifier", normaliser="text"), "vx": Column("integer", bounds=(0, 99))}
+    dataset = DataSet(
+        "general-2", ("research",), columns, source="t.csv", unit="k", max_rows=200,
+        rows_per_unit=1 if view is None else 5, join=Join(("y.t",), view),
+    )  # fmt: skip
+    config = types.SimpleNamespace(catalog=tmp_path / "catalog.toml")
+
+    def told(*keys):
+        rows = pd.DataFrame({"k": keys, "vx": range(len(keys))})
+        rows.to_csv(tmp_path / "t.csv", index=False)
+        return checks._dataset("t", dataset, config)
+
+    assert "reachable" in told("P1", "p2", "p3")
+    with pytest.raises(
+        CatalogError, match="column 'k' has 1 identifiers that are others' once spelt by 'text'"
+    ) as failed:
+        told("P1", "p1", "p2")
+    assert "p1" not in str(failed.value)
+    dataset = msgspec.structs.replace(dataset, join=None)
+    assert "reachable" in told("P1", "p1", "p2")
 
 
 @pytest.mark.parametrize(
