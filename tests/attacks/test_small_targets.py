@@ -259,7 +259,7 @@ def test_first_centres_that_part_the_rows_at_one_person(monkeypatch, defended):
         monkeypatch.setattr(judge.fit, "places", lambda _model: False)
 
     def part(cut: float) -> np.ndarray:
-        begin = ((15.0, cut - 100.0), (15.0, cut + 100.0))
+        begin = ((15.0, cut - 38.0), (15.0, cut + 38.0))
         found = KMeans(2, init=begin, max_iter=1).fit(table, features=FEATURES, purpose=PURPOSE).model
         low, high = np.array(found.centers)
         mean = np.array(StandardScaler().fit(table, features=FEATURES, purpose=PURPOSE).model.mean)
