@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
+from federated.learn.models import LogisticModel
 from federated.results import Evaluated, Fitted
 from sandbox.fit import HistGradientBoostingClassifier, LogisticRegression
 
@@ -36,23 +37,24 @@ def trained(stage: Stage) -> Chapter:
     exact = _fit(stage, "A logistic regression of who is insured", EXACT)
     private = _fit(stage, f"The same with ε = {EPSILON:g}", PRIVATE)
     trees = _fit(stage, "Boosted trees", TREES)
+    joint_model, private_model = cast(LogisticModel, exact.model), cast(LogisticModel, private.model)
     matrix, insured = _pooled(stage.rows)
     coefficients, errors = _reference(matrix, insured)
     pairs = [
         Compared(what, name, float(joint), float(joint), float(joint), float(truth))
         for what, ours, theirs in (
-            ("coefficient", exact.model.coefficients, coefficients),
-            ("std error", exact.model.standard_errors, errors),  # type: ignore[union-attr]
+            ("coefficient", joint_model.coefficients, coefficients),
+            ("std error", joint_model.standard_errors, errors),
         )
-        for name, joint, truth in zip(exact.model.names, ours, theirs, strict=True)  # type: ignore[union-attr]
+        for name, joint, truth in zip(joint_model.names, ours, theirs, strict=True)
     ]
     worst = max(abs(pair.difference / pair.truth) for pair in pairs)
     noisy = [
         Compared("coefficient", name, float(value), float(low), float(high), float(truth))
         for name, value, (low, high), truth in zip(
-            private.model.names,  # type: ignore[union-attr]
-            private.model.coefficients,  # type: ignore[union-attr]
-            private.model.interval(),  # type: ignore[union-attr]
+            private_model.names,
+            private_model.coefficients,
+            private_model.interval(),
             coefficients,
             strict=True,
         )
@@ -147,7 +149,7 @@ def _once(told: Callable[[str], None]) -> Callable[[str], None]:
 
 def _figures(score: Evaluated) -> tuple[str, str, str]:
     frame = score.frame["all"]
-    return tuple(frame[name] for name in ("auc", "log_loss", "accuracy"))  # type: ignore[return-value]
+    return tuple(frame[name] for name in ("auc", "log_loss", "accuracy"))
 
 
 def _pooled(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
